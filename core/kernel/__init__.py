@@ -1,0 +1,1 @@
+"""What every aggregate stands on: commits, deciders, the registry, the codec, errors, ports and the command bus."""

@@ -1,0 +1,104 @@
+"""Bytes to commits and back. Stored bytes never change; upcasters bring old events to today's Structs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from core.kernel.commit import COMMIT_MAX_BYTES, Body, Commit, Entry, Event, split_subject
+from core.kernel.errors import TooLarge
+from core.kernel.registry import Registry
+
+
+class UnknownEvent(Event, frozen=True):
+    """An event that this version of the program does not know. It is kept, and never folded."""
+
+    type: str
+    schema: int
+    data: msgspec.Raw
+
+
+class Undecodable(Exception):
+    """The bytes are no commit. The recorder stores them raw and parks them."""
+
+
+class _EventOut(msgspec.Struct):
+    type: str
+    schema: int
+    data: Event
+
+
+class _BodyOut(msgspec.Struct, kw_only=True, omit_defaults=True):
+    id: str
+    command: str
+    command_id: str
+    fingerprint: str
+    actor: str
+    on_behalf_of: str | None = None
+    correlation_id: str
+    causation_id: str
+    occurred_at: int
+    version: int
+    events: list[_EventOut]
+
+
+class Codec:
+    """Encodes and decodes by the registry's event declarations."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._specs = registry.event_specs
+        self._upcasters = registry.upcasters
+        self._latest = {spec.name: spec for spec in self._specs.values()}
+        self._decoders = {(spec.name, spec.schema): msgspec.json.Decoder(spec.struct) for spec in self._specs.values()}
+        self._encoder = msgspec.json.Encoder()
+        self._body = msgspec.json.Decoder(Body)
+
+    def encode(self, *, events: Sequence[Event], **envelope: Any) -> bytes:
+        """The body of a commit, at most 256 KiB."""
+        specs = self._specs
+        records = []
+        for event in events:
+            spec = specs[type(event)]
+            records.append(_EventOut(spec.name, spec.schema, event))
+        body = self._encoder.encode(_BodyOut(events=records, **envelope))
+        if len(body) > COMMIT_MAX_BYTES:
+            raise TooLarge(
+                f"This command needs a commit of {len(body)} bytes; the log takes {COMMIT_MAX_BYTES}.",
+                remedy="Store large values with PUT /api/blobs/{sha256} and refer to them by hash.",
+            )
+        return body
+
+    def body(self, raw: bytes) -> Body:
+        """The envelope; the events inside stay raw."""
+        try:
+            return self._body.decode(raw)
+        except msgspec.MsgspecError as error:
+            raise Undecodable(str(error)) from error
+
+    def decode(self, entry: Entry) -> Commit:
+        """An entry of the log as a commit with its events as Structs."""
+        body = self.body(entry.body)
+        noun, aggregate_id = split_subject(entry.subject)
+        events = tuple(self.event(record.type, record.schema, record.data) for record in body.events)
+        return Commit(position=entry.position, noun=noun, aggregate_id=aggregate_id, body=body, events=events)
+
+    def event(self, name: str, schema: int, data: msgspec.Raw) -> Event:
+        """One event, brought to today's schema; UnknownEvent where this program has no Struct for it."""
+        decoder = self._decoders.get((name, schema))
+        try:
+            if decoder is not None:
+                return decoder.decode(data)
+            return self._upcast(name, schema, data)
+        except msgspec.MsgspecError as error:
+            raise Undecodable(f"{name}/{schema}: {error}") from error
+
+    def _upcast(self, name: str, schema: int, data: msgspec.Raw) -> Event:
+        latest = self._latest.get(name)
+        if latest is None or schema > latest.schema:
+            return UnknownEvent(type=name, schema=schema, data=data)
+        fields: dict[str, Any] = msgspec.json.decode(data)
+        for step in range(schema, latest.schema):
+            fields = self._upcasters[name, step](fields)
+        return msgspec.convert(fields, latest.struct)

@@ -1,0 +1,154 @@
+"""The errors a caller can get.
+
+    HivebusError
+    |-- Invalid               400  malformed_json, invalid_request
+    |   |-- Unprocessable     422  invalid_field, literal_secret, not_available, executor_required, ...
+    |   `-- TooLarge          413  too_large
+    |-- Unauthenticated       401  unauthenticated
+    |-- Forbidden             403  forbidden_origin, forbidden_host, forbidden
+    |-- NotFound              404  unknown_<noun>, unknown_path
+    |-- Refused               409  a decision said no: illegal_transition, stale_fence, ...
+    |   `-- KeyReused         409  idempotency_key_reused
+    |-- UnsupportedMedia      415  unsupported_media_type
+    |-- TooMany               429  over a bound; retry_after_s says when to come back
+    `-- Unavailable           503  log_unavailable, busy
+        |-- OutcomeUnknown    504  the append was sent and never resolved
+        |-- NotYet            504  a position that the views have not reached
+        `-- LogFull           507  the log refuses to grow
+
+Each carries a stable code, a sentence that says what happened, and a remedy that says what to do. A transport maps
+`status` once; nothing else about an error depends on the transport.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class HivebusError(Exception):
+    """Base of all errors that reach a caller."""
+
+    status: ClassVar[int] = 500
+    jsonrpc: ClassVar[int] = -32603
+    default_code: ClassVar[str] = "internal"
+
+    def __init__(
+        self,
+        sentence: str,
+        *,
+        code: str | None = None,
+        remedy: str = "",
+        pointer: str | None = None,
+        retry_after_s: float | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.code = code or self.default_code
+        self.remedy = remedy
+        self.pointer = pointer
+        self.retry_after_s = retry_after_s
+        self.extra = extra
+
+    def as_problem(self) -> dict[str, Any]:
+        """The error as members of an RFC 9457 problem document."""
+        body: dict[str, Any] = {
+            "type": f"urn:hivebus:problem:{self.code}",
+            "title": self.code.replace("_", " "),
+            "status": self.status,
+            "code": self.code,
+            "detail": self.sentence,
+        }
+        if self.remedy:
+            body["remedy"] = self.remedy
+        if self.pointer is not None:
+            body["pointer"] = self.pointer
+        if self.retry_after_s is not None:
+            body["retry_after_s"] = self.retry_after_s
+        return body | self.extra
+
+
+class Invalid(HivebusError):
+    status = 400
+    jsonrpc = -32600
+    default_code = "invalid_request"
+
+
+class Unprocessable(Invalid):
+    status = 422
+    jsonrpc = -32602
+    default_code = "invalid_field"
+
+
+class TooLarge(Invalid):
+    status = 413
+    jsonrpc = -32602
+    default_code = "too_large"
+
+
+class Unauthenticated(HivebusError):
+    status = 401
+    jsonrpc = -32600
+    default_code = "unauthenticated"
+
+
+class Forbidden(HivebusError):
+    status = 403
+    jsonrpc = -32600
+    default_code = "forbidden"
+
+
+class NotFound(HivebusError):
+    status = 404
+    jsonrpc = -32602
+    default_code = "not_found"
+
+
+class Refused(HivebusError):
+    """A decision said no. The bus leaves a `command.refused` event for it."""
+
+    status = 409
+    jsonrpc = -32001
+    default_code = "illegal_transition"
+
+
+class KeyReused(Refused):
+    default_code = "idempotency_key_reused"
+
+
+class UnsupportedMedia(Invalid):
+    status = 415
+    default_code = "unsupported_media_type"
+
+
+class TooMany(HivebusError):
+    status = 429
+    jsonrpc = -32002
+    default_code = "too_many"
+
+
+class Unavailable(HivebusError):
+    status = 503
+    jsonrpc = -32000
+    default_code = "unavailable"
+
+
+class OutcomeUnknown(Unavailable):
+    status = 504
+    default_code = "outcome_unknown"
+
+
+class NotYet(Unavailable):
+    status = 504
+    default_code = "not_yet"
+
+
+class LogFull(Unavailable):
+    status = 507
+    default_code = "log_full"
+
+
+class StartRefused(HivebusError):
+    """The program cannot start safely; the sentence and the remedy are all a user sees."""
+
+    default_code = "start_refused"

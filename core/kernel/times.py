@@ -1,0 +1,35 @@
+"""Times as everybody outside sees them: RFC 3339, UTC, exactly three decimals and Z."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from core.kernel.errors import Unprocessable
+
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+
+
+def rfc3339(ms: int | None) -> str | None:
+    """Milliseconds since 1970 as text; None stays None."""
+    if ms is None:
+        return None
+    whole = datetime.fromtimestamp(ms // 1000, UTC)
+    return f"{whole:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
+
+
+def parse_rfc3339(text: str) -> int:
+    """Text as milliseconds since 1970. Raises Unprocessable for anything but an RFC 3339 time with an offset."""
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise Unprocessable(
+            f"{text!r} is neither a position nor an RFC 3339 time.",
+            pointer="/at",
+            remedy="Give digits (a position), or a time such as 2026-01-31T12:00:00.000Z.",
+        )
+    day, clock, fraction, offset = match.groups()
+    try:
+        whole = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if offset in 'Zz' else offset}")
+    except ValueError as error:
+        raise Unprocessable(f"{text!r} is no time: {error}.", pointer="/at", remedy="Check day and hour.") from error
+    return int(whole.timestamp()) * 1000 + int(float(fraction or 0) * 1000)
