@@ -1,0 +1,1 @@
+"""The event log on JetStream: the log, its connection, and the embedded broker."""

@@ -1,0 +1,92 @@
+"""The part of the JetStream API that the log speaks: subjects, error codes, bodies, and stored messages as entries."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from adapters.jetstream.wire import header_of
+from core.kernel.commit import Entry
+from core.kernel.errors import Unavailable
+
+STREAM = "HIVE"
+STREAM_INFO = f"$JS.API.STREAM.INFO.{STREAM}"
+STREAM_CREATE = f"$JS.API.STREAM.CREATE.{STREAM}"
+STREAM_UPDATE = f"$JS.API.STREAM.UPDATE.{STREAM}"
+DIRECT_GET = f"$JS.API.DIRECT.GET.{STREAM}"
+CONSUMER_CREATE = f"$JS.API.CONSUMER.CREATE.{STREAM}"
+CONSUMER_DELETE = f"$JS.API.CONSUMER.DELETE.{STREAM}"
+CONSUMER_NEXT = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}"
+ACCOUNT_INFO = "$JS.API.INFO"
+
+COMMIT_ID = "Hive-Commit-Id"
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+
+# server/errors.json of nats-server
+STREAM_NOT_FOUND = 10059
+WRONG_LAST_SEQUENCE = 10071
+RIVAL_IN_FLIGHT = 10164
+FULL = frozenset({10002, 10023, 10028, 10047, 10077, 10120})
+
+
+class ApiError(Struct, frozen=True):
+    """What the server says when it refuses."""
+
+    code: int
+    err_code: int = 0
+    description: str = ""
+
+
+class Ack(Struct, frozen=True):
+    """The answer to a publish."""
+
+    seq: int = 0
+    error: ApiError | None = None
+
+
+class StreamState(Struct, frozen=True):
+    """How far the stream is."""
+
+    last_seq: int
+
+
+class StreamInfo(Struct, frozen=True):
+    """The answer to stream info, create and update."""
+
+    error: ApiError | None = None
+    config: dict[str, object] = {}
+    state: StreamState | None = None
+
+
+class Answer(Struct, frozen=True):
+    """Any answer of which only the error matters."""
+
+    error: ApiError | None = None
+
+
+NO_RESPONDERS = Ack(error=ApiError(code=503, description="no responders"))
+
+ack_of = msgspec.json.Decoder(Ack).decode
+stream_info_of = msgspec.json.Decoder(StreamInfo).decode
+answer_of = msgspec.json.Decoder(Answer).decode
+encode = msgspec.json.Encoder().encode
+
+
+def stored_entry(data: bytes, headers: bytes) -> Entry:
+    """The entry in the answer to a direct get, whose own headers say where it is stored."""
+    return Entry(
+        position=int(header_of(headers, b"Nats-Sequence")),
+        subject=header_of(headers, b"Nats-Subject").decode(),
+        commit_id=header_of(headers, b"Hive-Commit-Id").decode(),
+        body=data,
+    )
+
+
+def unreachable(what: str = "The event log cannot be reached.") -> Unavailable:
+    """The error for an append or a read that did not happen."""
+    return Unavailable(
+        what,
+        code="log_unavailable",
+        retry_after_s=1,
+        remedy="Nothing was stored. Try again; if it lasts, look at the broker's log and at `hivebus status`.",
+    )

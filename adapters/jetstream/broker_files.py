@@ -1,0 +1,76 @@
+"""What lies in `<data_dir>/broker`: passwords and configuration, readable by nobody else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+LOG_FILE_BYTES_MAX = 4 * 1024 * 1024
+LOG_FILES_MAX = 3
+PAYLOAD_MAX_BYTES = 1024 * 1024
+SYNC_INTERVALS = {"durable": "always", "fast": "1s"}
+
+_logger = logging.getLogger("hivebus.broker")
+
+
+class Passwords(Struct, frozen=True):
+    """The passwords of the two users, kept across restarts."""
+
+    hivebus: str
+    system: str
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file by one that was never readable by others, durable on return."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_passwords(path: Path) -> Passwords:
+    """The stored passwords, or new ones, stored."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Passwords)
+    except FileNotFoundError:
+        pass
+    except msgspec.MsgspecError as error:
+        # Nothing but this program knows them, so new ones harm nobody.
+        _logger.warning("The broker's passwords in %s cannot be read (%s); making new ones.", path, error)
+    passwords = Passwords(hivebus=secrets.token_urlsafe(32), system=secrets.token_urlsafe(32))
+    write_private(path, msgspec.json.encode(passwords).decode())
+    return passwords
+
+
+def configuration(*, port: int, name: str, store_dir: Path, log_file: Path, profile: str, passwords: Passwords) -> str:
+    """The text of nats-server.conf: loopback only, one account for the program, one for the system."""
+    # The format is a superset of JSON strings, and quoting keeps `$` in a path from meaning a variable.
+    return f"""\
+host: "127.0.0.1"
+port: {port}
+server_name: {json.dumps(name)}
+max_payload: {PAYLOAD_MAX_BYTES}
+log_file: {json.dumps(str(log_file))}
+logfile_size_limit: {LOG_FILE_BYTES_MAX}
+logfile_max_num: {LOG_FILES_MAX}
+logtime_utc: true
+jetstream {{
+  store_dir: {json.dumps(str(store_dir))}
+  sync_interval: {SYNC_INTERVALS[profile]}
+}}
+system_account: SYS
+accounts {{
+  HIVE: {{ jetstream: enabled, users: [ {{ user: hivebus, password: {json.dumps(passwords.hivebus)} }} ] }}
+  SYS: {{ users: [ {{ user: system, password: {json.dumps(passwords.system)} }} ] }}
+}}
+"""

@@ -1,0 +1,85 @@
+"""Whether the broker answers: known without asking while it is busy, asked once a second while it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import NoReturn
+
+from adapters.jetstream.api import ACCOUNT_INFO
+from adapters.jetstream.requests import NoAnswer, NoResponders, Requests
+from adapters.jetstream.wire import WireClient
+from core.kernel.errors import Unavailable
+
+# FRESH_S + PROBE_S is the two seconds that EventLog.healthy promises.
+FRESH_S = 1.0
+PROBE_S = 1.0
+SILENCE_S = 3.0
+
+_logger = logging.getLogger("hivebus.broker")
+
+
+class Pulse:
+    """The one opinion on whether it makes sense to send something.
+
+    A probe is a JetStream request and not a PING: nats-py ends its read loop when a PONG arrives for a flush that was
+    given up, and a broker whose JetStream is disabled still answers PINGs.
+    """
+
+    def __init__(self, client: WireClient, requests: Requests) -> None:
+        self._client = client
+        self._requests = requests
+        self._silent_at = float("-inf")
+        self._serving = True
+
+    @property
+    def reachable(self) -> bool:
+        """False while disconnected, or after an unanswered message, for 3 s at most: then the next one may try."""
+        return self._client.is_connected and not self._silent
+
+    @property
+    def _silent(self) -> bool:
+        return self._client.heard_at < self._silent_at and time.monotonic() - self._silent_at < SILENCE_S
+
+    def missed(self, *, sent_at: float) -> None:
+        """Report a message that got no answer; it counts as silence if nothing else came since."""
+        if self._client.heard_at < sent_at:
+            self._silent_at = time.monotonic()
+
+    async def healthy(self) -> bool:
+        """Whether the broker answered within two seconds; asks if nothing came within the last one."""
+        if not self.reachable:
+            return False
+        fresh = time.monotonic() - self._client.heard_at < FRESH_S
+        return (fresh and self._serving) or await self._probe()
+
+    async def watch(self) -> NoReturn:
+        """Ask once a second, and say so in the log when the answer changes. Raises Unavailable if nats-py gave up."""
+        was_reachable = True
+        while True:
+            await asyncio.sleep(FRESH_S)
+            if self._client.is_closed:
+                raise Unavailable(
+                    f"The connection to the broker was closed: {self._client.last_error}.",
+                    code="log_unavailable",
+                    remedy="Start the program again; the broker's log says why it refused the connection.",
+                )
+            await self._probe()
+            if self.reachable != was_reachable:
+                was_reachable = self.reachable
+                _logger.warning("The broker %s.", "answers again" if was_reachable else "does not answer")
+
+    async def _probe(self) -> bool:
+        sent_at = time.monotonic()
+        try:
+            await self._requests.one(ACCOUNT_INFO, timeout_s=PROBE_S)
+        except NoResponders:
+            # It was heard, and it serves nothing: a publish finds that out by itself, at once.
+            self._serving = False
+            return False
+        except NoAnswer:
+            self.missed(sent_at=sent_at)
+            return False
+        self._serving = True
+        return True

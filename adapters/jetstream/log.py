@@ -1,0 +1,221 @@
+"""The event log on JetStream."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+from uuid import UUID
+
+from adapters.jetstream.api import (
+    DIRECT_GET,
+    FULL,
+    RIVAL_IN_FLIGHT,
+    STREAM_INFO,
+    WRONG_LAST_SEQUENCE,
+    Ack,
+    ApiError,
+    encode,
+    stored_entry,
+    stream_info_of,
+    unreachable,
+)
+from adapters.jetstream.follower import Follower
+from adapters.jetstream.health import Pulse
+from adapters.jetstream.publisher import IN_FLIGHT_MAX, Publisher
+from adapters.jetstream.requests import NoAnswer, Requests
+from adapters.jetstream.wire import WireClient, header_of
+from core.kernel.commit import COMMIT_MAX_BYTES, Entry
+from core.kernel.errors import LogFull, OutcomeUnknown, TooLarge, Unavailable
+from core.kernel.ports import Conflict
+
+APPEND_DEADLINE_S = 5.0
+TRY_MAX_S = 2.0
+RETRY_PAUSE_S = 0.02
+PAGE_MAX = 256
+PAGE_BYTES_MAX = 8 * 1024 * 1024
+
+
+class JetStreamLog:
+    """EventLog over one stream. Run `watch` beside it: it is how silence of the broker is noticed while idle."""
+
+    def __init__(
+        self, client: WireClient, *, append_deadline_s: float = APPEND_DEADLINE_S, in_flight_max: int = IN_FLIGHT_MAX
+    ) -> None:
+        self._client = client
+        self._append_deadline_s = append_deadline_s
+        self._loop = asyncio.get_running_loop()
+        self._requests = Requests(client)
+        self._pulse = Pulse(client, self._requests)
+        try_s = min(TRY_MAX_S, append_deadline_s / 2)
+        self._publisher = Publisher(client, self._pulse, timeout_s=try_s, in_flight_max=in_flight_max)
+        self._followers: set[Follower] = set()
+
+    @classmethod
+    async def open(
+        cls, client: WireClient, *, append_deadline_s: float = APPEND_DEADLINE_S, in_flight_max: int = IN_FLIGHT_MAX
+    ) -> JetStreamLog:
+        """A log on a connection whose stream is ensured."""
+        log = cls(client, append_deadline_s=append_deadline_s, in_flight_max=in_flight_max)
+        await log._requests.start()
+        await log._publisher.start()
+        return log
+
+    async def close(self) -> None:
+        """End followers and requests. Appends in flight end as OutcomeUnknown; the connection stays open."""
+        for follower in list(self._followers):
+            await follower.aclose()
+        self._publisher.close()
+        self._requests.close()
+
+    async def watch(self) -> NoReturn:
+        """Ask the broker once a second; run it in the program's task group. Raises when the connection is closed."""
+        await self._pulse.watch()
+
+    async def healthy(self) -> bool:
+        """See EventLog."""
+        return await self._pulse.healthy()
+
+    async def append(self, subject: str, commit_id: UUID, body: bytes, *, expected: int) -> int:
+        """See EventLog. Also raises TooLarge."""
+        if len(body) > COMMIT_MAX_BYTES:
+            # The server would end the connection of everybody for one message over its own limit.
+            raise TooLarge(
+                f"A commit of {len(body)} bytes; the log takes {COMMIT_MAX_BYTES}.",
+                remedy="Store large values as blobs and refer to them by hash.",
+            )
+        deadline = self._loop.time() + self._append_deadline_s
+        own_id = str(commit_id)
+        ack = await self._publisher.publish(subject, own_id, body, expected)
+        if ack is None:
+            return await self._resolve(Entry(0, subject, own_id, body), expected, deadline)
+        if ack.error is None:
+            return ack.seq
+        return await self._refused(ack.error, Entry(0, subject, own_id, body), expected, deadline)
+
+    async def _refused(self, error: ApiError, own: Entry, expected: int, deadline: float) -> int:
+        """An append that surely stored nothing: say why, or send it again if it met a rival in flight."""
+        if error.err_code in FULL:
+            raise LogFull(
+                f"The log is full: {error.description}.",
+                remedy="Make room: trim the log with `hivebus log trim`, raise its limit, or free disk space.",
+            )
+        if error.err_code not in (WRONG_LAST_SEQUENCE, RIVAL_IN_FLIGHT):
+            raise unreachable(f"The broker did not take the append: {error.description} ({error.err_code}).")
+        newer = await self.read(own.subject, after=expected)
+        if newer or error.err_code == WRONG_LAST_SEQUENCE:
+            raise Conflict(newer)
+        return await self._resolve(own, expected, deadline)
+
+    async def _resolve(self, own: Entry, expected: int, deadline: float) -> int:
+        """Send until the outcome is certain. Under one expectation, however many copies arrive, one is stored."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    await self._client.connected.wait()
+                    position = await self._send_again(own, expected)
+                    if position is not None:
+                        return position
+                    await asyncio.sleep(RETRY_PAUSE_S)
+        except TimeoutError:
+            raise OutcomeUnknown(
+                f"The append to {own.subject} was sent and not acknowledged within {self._append_deadline_s:g} s.",
+                remedy="It may be stored. Send the same command with the same id again: it is never applied twice.",
+                retry_after_s=1,
+            ) from None
+
+    async def _send_again(self, own: Entry, expected: int) -> int | None:
+        """The position if it is certain now, Conflict if it is certain that another won, else None."""
+        try:
+            ack = await self._publisher.publish(own.subject, own.commit_id, own.body, expected)
+            if ack is None or _temporary(ack):
+                return None
+            if ack.error is None:
+                return ack.seq
+            newer = await self.read(own.subject, after=expected)
+        except Unavailable:
+            # Says nothing about the copy that was sent before: only an answer of the stream does.
+            return None
+        for entry in newer:
+            if entry.commit_id == own.commit_id and entry.body == own.body:
+                return entry.position
+        if newer or ack.error.err_code == WRONG_LAST_SEQUENCE:
+            raise Conflict(newer)
+        return None
+
+    async def read(self, subject: str, *, after: int = 0) -> list[Entry]:
+        """See EventLog."""
+        entries: list[Entry] = []
+        try:
+            while True:
+                page, complete = await self._page(subject, after)
+                entries += page
+                if complete:
+                    return entries
+                after = page[-1].position
+        except NoAnswer:
+            raise unreachable() from None
+
+    async def _page(self, subject: str, after: int) -> tuple[list[Entry], bool]:
+        """At most 256 entries and about 8 MiB, and whether there are no more. One replica: a direct get is current."""
+        request = {"seq": after + 1, "next_by_subj": subject, "batch": PAGE_MAX, "max_bytes": PAGE_BYTES_MAX}
+        *messages, end = await self._requests.many(DIRECT_GET, encode(request))
+        if end.status == b"404":
+            return [], True
+        page = [stored_entry(message.data, message.headers) for message in messages]
+        complete = header_of(end.headers, b"Nats-Num-Pending") == b"0"
+        if end.status != b"204" or not (page or complete):
+            raise unreachable(f"The broker did not give the entries of {subject}: {end.headers[9:].decode()!r}.")
+        return page, complete
+
+    async def entry(self, position: int) -> Entry | None:
+        """See EventLog."""
+        try:
+            return await self._entry(position)
+        except NoAnswer:
+            raise unreachable() from None
+
+    async def _entry(self, position: int) -> Entry | None:
+        if position < 1:
+            return None
+        reply = await self._requests.one(DIRECT_GET, encode({"seq": position}))
+        if reply.status == b"404":
+            return None
+        return stored_entry(reply.data, reply.headers)
+
+    async def head(self) -> int:
+        """See EventLog."""
+        try:
+            return await self._head()
+        except NoAnswer:
+            raise unreachable() from None
+
+    async def _head(self) -> int:
+        info = stream_info_of((await self._requests.one(STREAM_INFO)).data)
+        if info.state is None:
+            raise NoAnswer("stream info without a state")
+        return info.state.last_seq
+
+    def follow(self, *, after: int) -> Follower:
+        """See EventLog. `aclose` the follower, or it stays until the log is closed."""
+        follower = Follower(
+            self._client,
+            self._requests,
+            after=after,
+            ensure_held=self._ensure_held,
+            on_close=self._followers.discard,
+        )
+        self._followers.add(follower)
+        return follower
+
+    async def _ensure_held(self, position: int) -> None:
+        if await self._head() >= position and await self._entry(position) is None:
+            raise Unavailable(
+                f"The log no longer holds position {position}.",
+                code="log_hole",
+                remedy="Was it trimmed? Read it from the store, or compare both with `hivebus log diverge`.",
+            )
+
+
+def _temporary(ack: Ack) -> bool:
+    """A refusal that leaves the fate of an earlier copy open."""
+    return ack.error is not None and ack.error.err_code not in (WRONG_LAST_SEQUENCE, RIVAL_IN_FLIGHT)

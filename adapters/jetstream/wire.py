@@ -1,0 +1,113 @@
+"""The only place that reaches into nats-py: messages straight from its parser, frames straight into its send buffer.
+
+The public API spends a task, a queue and a header dictionary on every message, which is more than the append itself
+costs. Everything below was read in nats-py 2.16; `tests/contracts` fails when another version breaks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from nats.aio.client import Client
+
+CANCEL_STEP_S = 0.013
+
+Handler = Callable[[bytes, bytes, bytes, bytes], None]
+
+_logger = logging.getLogger("hivebus.broker")
+
+
+class WireClient(Client):
+    """A nats-py client with a raw door: `listen` and `send`. All else works as in nats-py.
+
+    `heard_at` is the monotonic time of the last message on any raw subscription. `on_lost` and `on_back` are called
+    from the loop when the connection goes and comes; `connected` is set in between.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard_at = 0.0
+        self.connected = asyncio.Event()
+        self.on_lost: list[Callable[[], None]] = []
+        self.on_back: list[Callable[[], None]] = []
+        self._handlers: dict[int, Handler] = {}
+        self._flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushed.set_result(None)
+
+    async def listen(self, subject: str, handler: Handler) -> int:
+        """Call `handler(subject, reply, data, headers)` for each message, from the read loop; survives reconnects.
+
+        A handler must not block. Returns the number that `unlisten` takes.
+        """
+        subscription = await self.subscribe(subject)
+        self._handlers[subscription._id] = handler
+        return subscription._id
+
+    def unlisten(self, number: int) -> None:
+        """End a subscription; nothing is delivered after this returns. A repeat is harmless."""
+        if self._handlers.pop(number, None) is None:
+            return
+        self._subs.pop(number, None)
+        if self.is_connected:
+            self.send(b"UNSUB %d\r\n" % number)
+
+    def send(self, frame: bytes) -> None:
+        """Queue a whole protocol frame; it leaves with the next flush, one write for all that waits.
+
+        The caller bounds what it has in flight and has seen `is_connected`: a frame queued after a disconnect leaves
+        at the reconnect.
+        """
+        self._pending.append(frame)
+        self._pending_data_size += len(frame)
+        queue = self._flush_queue
+        # The flusher wants a future per kick and resolves those that are not done: one resolved future serves all.
+        if queue is not None and queue.empty():
+            queue.put_nowait(self._flushed)
+
+    async def close(self) -> None:
+        """Close for good. A repeat is harmless."""
+        await super().close()
+        reconnecting = self._reconnection_task
+        if reconnecting is None or reconnecting is asyncio.current_task():
+            return
+        # In Python 3.11 `wait_for` loses a cancellation that meets the end of a connection attempt, and nats-py's
+        # reconnect loop does not look whether the client was closed: ask until it has ended.
+        while not reconnecting.done():
+            reconnecting.cancel()
+            await asyncio.wait({reconnecting}, timeout=CANCEL_STEP_S)
+        if not self.is_closed:
+            await super().close()
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        handler = self._handlers.get(sid)
+        if handler is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        self.heard_at = time.monotonic()
+        try:
+            handler(subject, reply, data, headers or b"")
+        except Exception:
+            # An exception here would end nats-py's read loop, and with it the connection, without a word.
+            _logger.exception("A message on %r could not be handled.", subject)
+
+
+def publish_frame(subject: str, reply: str, payload: bytes) -> bytes:
+    """A PUB frame. Subject and reply must hold no whitespace."""
+    return b"PUB %s %s %d\r\n%s\r\n" % (subject.encode(), reply.encode(), len(payload), payload)
+
+
+def header_of(headers: bytes, name: bytes) -> bytes:
+    """One value out of raw headers, empty if it is absent."""
+    start = headers.find(b"\r\n" + name + b": ")
+    if start < 0:
+        return b""
+    start += len(name) + 4
+    return headers[start : headers.index(b"\r\n", start)]
+
+
+def status_of(headers: bytes) -> bytes:
+    """The three digits of an inline status, empty if the message has none."""
+    return headers[9:12] if headers[8:9] == b" " else b""
