@@ -1,0 +1,19 @@
+"""All aggregates of the program: the one list that the registry is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.agent import agent
+from core.host import host
+from core.kernel.outcomes import outcomes
+from core.kernel.registry import QuerySpec, Registry
+from core.scheduling.election import election
+from core.task import task
+
+AGGREGATES = (task, agent, host, election, outcomes)
+
+
+def registry(queries: Sequence[QuerySpec] = ()) -> Registry:
+    """Every command, and the queries that the caller has reads for."""
+    return Registry(AGGREGATES, queries)

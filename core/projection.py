@@ -1,0 +1,55 @@
+"""What a read model is.
+
+A row view keeps every version of its rows, with the positions between which each was true. So "now" and "as of any
+position" are the same indexed query, and what was answered then can be answered again. A journal only grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from core.kernel.commit import Commit, Event
+
+FOREVER = (1 << 63) - 1
+
+Row = dict[str, Any]
+
+
+class View:
+    """Base of both kinds. The version is a hash of fold and table: another one rebuilds the view."""
+
+    name: ClassVar[str]
+    table: ClassVar[Any]
+    nouns: ClassVar[frozenset[str]]
+
+    @classmethod
+    def version(cls) -> str:
+        """Changes with the module that holds fold and table."""
+        source = inspect.getsource(sys.modules[cls.__module__])
+        return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+class RowView(View):
+    """A table of rows by key, every version kept. Subclasses are pure: no clock, no I/O."""
+
+    key: ClassVar[str] = "id"
+
+    def touched(self, commit: Commit, event: Event) -> Iterable[str]:
+        """The keys of the rows that this event may change."""
+        raise NotImplementedError
+
+    def fold(self, row: Row | None, commit: Commit, event: Event) -> Row | None:
+        """The row after the event; None removes it. Never changes the row it is given."""
+        raise NotImplementedError
+
+
+class JournalView(View):
+    """A table that only grows: one row per event."""
+
+    def rows(self, commit: Commit) -> Sequence[Row]:
+        """The rows that a commit adds, each with its `position` and `index`."""
+        raise NotImplementedError

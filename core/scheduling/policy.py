@@ -1,0 +1,171 @@
+"""The scheduler's decisions: a pure function from (fleet, overlay, time) to commands."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+
+from msgspec import Struct
+
+from core.agent import RemoveAgent, StartAgent, StopAgent
+from core.scheduling.eligibility import Requirement
+from core.scheduling.fleet import AgentEntry, Fleet, TaskEntry
+from core.scheduling.overlay import Overlay
+from core.task import AssignTask, ExpireTask, QueueTask
+
+TIMEOUT_SLACK_MS = 15_000
+
+
+class Decision(Struct, frozen=True):
+    """One command to issue. `key` names what it is about: only one decision per key is under way."""
+
+    key: str
+    command: Struct
+    correlation_id: str | None = None
+    agent_id: str = ""
+    host_id: str = ""
+
+
+def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[Decision]:
+    """At most `limit` decisions that hold now. Whoever issues one enters its key into the overlay first.
+
+    Deciding takes entries out of the fleet's waiting lines; `Fleet.put_back` returns one whose command came to nothing.
+    """
+    decisions: list[Decision] = []
+    sources = (
+        _agents(fleet, overlay),
+        _orphans(fleet, overlay),
+        _timeouts(fleet, overlay, now_ms),
+        _due(fleet, overlay, now_ms),
+        _assignments(fleet, overlay),
+    )
+    for source in sources:
+        decisions.extend(islice(source, limit - len(decisions)))
+    return decisions
+
+
+def next_due_ms(fleet: Fleet) -> int | None:
+    """When time alone gives the scheduler something to do."""
+    times = [fleet.timers[0][0]] if fleet.timers else []
+    if fleet.timeouts:
+        times.append(fleet.timeouts[0][0] + TIMEOUT_SLACK_MS)
+    return min(times, default=None)
+
+
+def _agents(fleet: Fleet, overlay: Overlay) -> Iterator[Decision]:
+    """Place agents that live nowhere, stop those whose session is gone, let drained ones go."""
+    for agent_id in sorted(fleet.unsettled_agents - overlay.keys()):
+        agent = fleet.agents[agent_id]
+        if agent.status == "draining":
+            if not agent.running:
+                yield Decision(agent_id, RemoveAgent(agent_id=agent_id))
+            continue
+        home = min(
+            (host for host in fleet.hosts.values() if host.session and agent.executor in host.executors),
+            key=lambda host: (len(host.running) / host.slots, host.id),
+            default=None,
+        )
+        if home is not None:
+            command = StartAgent(agent_id=agent_id, host_id=home.id, session=home.session, term=fleet.term)
+            yield Decision(agent_id, command)
+        elif agent.session:
+            lost = fleet.hosts.get(agent.host_id)
+            reason = (lost.lost_reason if lost else "") or "its host left"
+            yield Decision(agent_id, StopAgent(agent_id=agent_id, session=agent.session, reason=reason))
+
+
+def _orphans(fleet: Fleet, overlay: Overlay) -> Iterator[Decision]:
+    """End the attempts whose session is gone, or that an older term assigned."""
+    for task_id in sorted(fleet.orphans - overlay.keys()):
+        entry = fleet.tasks[task_id]
+        host = fleet.hosts.get(entry.host_id)
+        if host is not None and host.session == entry.session:
+            command = ExpireTask(
+                task_id=task_id, fence=entry.fence, outcome="voided", error="The term of its scheduler had ended."
+            )
+        elif host is not None and host.lost_reason:
+            command = ExpireTask(
+                task_id=task_id,
+                fence=entry.fence,
+                outcome="lease_expired",
+                error=f"Its host was lost: {host.lost_reason}.",
+            )
+        else:
+            command = ExpireTask(
+                task_id=task_id, fence=entry.fence, outcome="crashed", error="Its host's process ended while it ran."
+            )
+        yield Decision(task_id, command, entry.correlation_id)
+
+
+def _timeouts(fleet: Fleet, overlay: Overlay, now_ms: int) -> Iterator[Decision]:
+    """The host ends an attempt at its timeout; this is the backstop for a host that beats but does not."""
+    heap = fleet.timeouts
+    while heap and heap[0][0] + TIMEOUT_SLACK_MS <= now_ms:
+        _, fence, task_id = heapq.heappop(heap)
+        entry = fleet.tasks.get(task_id)
+        if entry is None or entry.fence != fence or task_id in overlay:
+            continue
+        command = ExpireTask(
+            task_id=task_id, fence=fence, outcome="timed_out", error="The host did not end it at its timeout."
+        )
+        yield Decision(task_id, command, entry.correlation_id)
+
+
+def _due(fleet: Fleet, overlay: Overlay, now_ms: int) -> Iterator[Decision]:
+    """Queue what has waited out its back-off."""
+    heap = fleet.timers
+    while heap and heap[0][0] <= now_ms:
+        due_ms, task_id = heapq.heappop(heap)
+        entry = fleet.tasks.get(task_id)
+        if entry is None or entry.status != "scheduled" or entry.not_before_ms != due_ms or task_id in overlay:
+            continue
+        yield Decision(task_id, QueueTask(task_id=task_id), entry.correlation_id)
+
+
+def _assignments(fleet: Fleet, overlay: Overlay) -> Iterator[Decision]:
+    """Give waiting tasks to free agents, in the order of their keys over all waiting lines."""
+    taken_agents = overlay.by_agent.copy()
+    taken_hosts = overlay.by_host.copy()
+    heads: list[tuple[int, int, Requirement]] = []
+    for need in list(fleet.queues):
+        _push_head(heads, fleet, overlay, need)
+    while heads:
+        need = heapq.heappop(heads)[2]
+        entry = fleet.tasks[fleet.queues[need][0][2]]
+        agent = _choose(fleet, entry, taken_agents, taken_hosts)
+        if agent is None:
+            continue  # nobody is free for this line; the others may still move
+        heapq.heappop(fleet.queues[need])
+        taken_agents[agent.id] += 1
+        taken_hosts[agent.host_id] += 1
+        command = AssignTask(
+            task_id=entry.id, agent_id=agent.id, host_id=agent.host_id, session=agent.session, term=fleet.term
+        )
+        yield Decision(entry.id, command, entry.correlation_id, agent.id, agent.host_id)
+        _push_head(heads, fleet, overlay, need)
+
+
+def _push_head(heads: list[tuple[int, int, Requirement]], fleet: Fleet, overlay: Overlay, need: Requirement) -> None:
+    head = fleet.head(need, overlay.keys())
+    if head is not None:
+        heapq.heappush(heads, (head.key, head.position, need))
+
+
+def _choose(fleet: Fleet, entry: TaskEntry, taken_agents: Counter[str], taken_hosts: Counter[str]) -> AgentEntry | None:
+    """The agent with the most free slots on a host with a free slot."""
+    best: AgentEntry | None = None
+    best_rank: tuple[bool, int, str] | None = None
+    for agent in fleet.eligible(entry.need):
+        free = agent.slots - len(agent.running) - taken_agents[agent.id]
+        host = fleet.hosts.get(agent.host_id)
+        if free <= 0 or host is None or host.session != agent.session:
+            continue
+        if len(host.running) + taken_hosts[host.id] >= host.slots:
+            continue
+        avoided = entry.avoid_last_agent and agent.id == entry.last_agent
+        rank = (not avoided, free, agent.id)
+        if best_rank is None or rank > best_rank:
+            best, best_rank = agent, rank
+    return best

@@ -1,0 +1,114 @@
+"""Secrets stay out of the log: parameters carry references, and a literal that looks like a secret is found here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Protocol
+
+from core.execution import DEPTH_MAX, escape
+from core.kernel.errors import Unprocessable
+
+SECRET_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}\Z")
+KNOWN_MIN_CHARS = 8
+
+# A branch looks behind itself after its first letter, not before: while every branch begins with a literal, the regex
+# engine skips ahead by first letters, five times faster on long text. "task-..." holds "sk-" and is no key.
+_KEY = re.compile(
+    r"s(?<![A-Za-z0-9]s)k-(?:[a-z]+-)*[A-Za-z0-9_-]{16,}"  # OpenAI, Anthropic and many others
+    r"|g(?<![A-Za-z0-9]g)(?:h[pousr]_[A-Za-z0-9]{20,}|ithub_pat_[A-Za-z0-9_]{20,})"
+    r"|A(?<![A-Za-z0-9]A)(?:KIA[A-Z0-9]{16}(?![A-Za-z0-9])|SIA[A-Z0-9]{16}(?![A-Za-z0-9])|Iza[A-Za-z0-9_-]{30,})"
+    r"|x(?<![A-Za-z0-9]x)ox[abeprs]-[A-Za-z0-9-]{10,}"
+    r"|e(?<![A-Za-z0-9]e)yJ[A-Za-z0-9_-]{6,}\.eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]+"
+    r"|-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY"
+)
+_ASSIGNMENT = re.compile(r"(?:--?)?([A-Za-z_][A-Za-z0-9_-]*)=.")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
+_WORDS = frozenset(
+    {"password", "passwords", "passwd", "passphrase", "pwd", "secret", "secrets", "token", "apikey", "accesskey"}
+    | {"secretkey", "privatekey", "credential", "credentials", "authorization"}
+)
+_PAIRS = frozenset({"api", "access", "private", "secret", "signing", "encryption"})
+
+
+class Secrets(Protocol):
+    """Named secrets of this machine. Values never enter the log, a view or a log line."""
+
+    def get(self, name: str) -> str | None:
+        """The value as it is now; None where there is none; Unprocessable where it must not be used."""
+        ...
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        ...
+
+    def values(self) -> Mapping[str, str]:
+        """Value to name, of those long enough (8 characters) to be recognised in text. May be two seconds old."""
+        ...
+
+
+@lru_cache(maxsize=4096)
+def looks_secret(name: str) -> bool:
+    """Whether a field, variable or option of this name holds a secret. The last word decides.
+
+    `client_secret`, `apiKey`, `--github-token` do; `max_tokens`, `token_count`, `secret_name`, `keyboard` do not.
+    """
+    words = [word.lower() for word in _WORD.findall(name)]
+    if words and words[-1] == "value":
+        words.pop()
+    if not words:
+        return False
+    return words[-1] in _WORDS or (words[-1] == "key" and len(words) > 1 and words[-2] in _PAIRS)
+
+
+def find_literal_secret(value: Any, known_values: Collection[str] = (), *, base: str = "") -> str | None:
+    """The JSON pointer of the first literal that is, or looks like, a secret; None if there is none.
+
+    It is a non-empty string under a secret-looking name (an option's or an assignment's too, as in argv), a text with a
+    well-known key pattern, or one that holds a known value of at least 8 characters. References are no literals.
+    """
+    known = [known_value for known_value in known_values if len(known_value) >= KNOWN_MIN_CHARS]
+    return next(_literals(value, known, base, 0, False), None)
+
+
+def _literals(value: Any, known: list[str], pointer: str, depth: int, named: bool) -> Iterator[str]:
+    """Pointers of literals beneath a value; `named` says that a secret-looking name leads to it."""
+    if isinstance(value, str):
+        if value and (named or _is_secret_text(value, known)):
+            yield pointer
+        return
+    if depth > DEPTH_MAX:
+        raise Unprocessable(f"Nested deeper than {DEPTH_MAX} levels.", code="too_deep", pointer=pointer)
+    if isinstance(value, dict):
+        yield from _in_object(value, known, pointer, depth)
+    elif isinstance(value, list):
+        yield from _in_list(value, known, pointer, depth, named)
+
+
+def _in_object(value: dict[str, Any], known: list[str], pointer: str, depth: int) -> Iterator[str]:
+    if len(value) == 1 and isinstance(name := value.get("secret"), str) and SECRET_NAME.match(name):
+        return
+    for key, item in value.items():
+        if isinstance(item, str | dict | list):
+            yield from _literals(item, known, f"{pointer}/{escape(key)}", depth + 1, looks_secret(key))
+
+
+def _in_list(value: list[Any], known: list[str], pointer: str, depth: int, named: bool) -> Iterator[str]:
+    follows_option = False
+    for index, item in enumerate(value):
+        is_text = isinstance(item, str)
+        is_option = is_text and item[:1] == "-"
+        suspect = named or (follows_option and not is_option) or (is_text and _assigns_secret(item))
+        yield from _literals(item, known, f"{pointer}/{index}", depth + 1, suspect)
+        follows_option = is_option and "=" not in item and looks_secret(item)
+
+
+def _assigns_secret(text: str) -> bool:
+    assignment = _ASSIGNMENT.match(text) if "=" in text else None
+    return assignment is not None and looks_secret(assignment[1])
+
+
+def _is_secret_text(text: str, known: list[str]) -> bool:
+    return _KEY.search(text) is not None or any(value in text for value in known)

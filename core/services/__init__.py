@@ -1,0 +1,1 @@
+"""Loops over ports: recorder, projector, scheduler, agent host."""

@@ -1,0 +1,306 @@
+"""The agent host: runs attempts through executors and tells the bus how they ended.
+
+It holds a lease by beating. When no beat was answered for `self_stop_s` it ends its attempts by itself, before the
+scheduler's lease runs out: whoever gets the task next never works beside a ghost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Literal
+
+from core.execution import Attempt, CancelToken, Executor, Outcome, Progress
+from core.host import LeaveHost, RegisterHost
+from core.kernel.errors import HivebusError, NotFound, Refused, Unavailable
+from core.kernel.ids import uuid7
+from core.kernel.ports import Clock
+from core.services.link import Beat, BeatAnswer, Cancel, Control, Run
+from core.task import CompleteTask, FailTask, ProgressTask, StartTask
+
+logger = logging.getLogger("hivebus.host")
+
+STARTED_AFTER_S = 0.25
+PROGRESS_EVERY_S = 10.0
+REPORT_PAUSE_S_MAX = 2.0
+STOP_GRACE_S = 5.0
+
+
+class _Attempt:
+    """One attempt that runs here."""
+
+    __slots__ = ("last_progress", "run", "silent", "started_ms", "step", "task", "token")
+
+    def __init__(self, run: Run, started_ms: int) -> None:
+        self.run = run
+        self.started_ms = started_ms
+        self.token = CancelToken()
+        self.silent = False
+        self.last_progress = float("-inf")
+        self.step: str | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
+class AgentHost:
+    """One session after another of one host."""
+
+    def __init__(
+        self,
+        host_id: str,
+        name: str,
+        executors: Mapping[str, Executor],
+        control: Control,
+        clock: Clock,
+        *,
+        slots: int = 32,
+        beat_s: float = 5.0,
+        self_stop_s: float = 15.0,
+    ) -> None:
+        self.host_id = host_id
+        self.session = ""
+        self._name = name
+        self._executors = executors
+        self._control = control
+        self._clock = clock
+        self._slots = slots
+        self._beat_s = beat_s
+        self._self_stop_s = self_stop_s
+        self._term = 0
+        self._attempts: dict[str, _Attempt] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    @property
+    def running(self) -> int:
+        """Attempts that run now."""
+        return len(self._attempts)
+
+    # --- what the scheduler says ---
+
+    def run_attempt(self, run: Run) -> None:
+        """Begin an attempt; a repeat, an older term and another session's are ignored."""
+        if run.session != self.session or run.term < self._term or self._draining:
+            return
+        self._term = run.term
+        current = self._attempts.get(run.task_id)
+        if current is not None:
+            if current.run.fence >= run.fence:
+                return
+            self._end_silently(current)
+        elif len(self._attempts) >= self._slots:
+            return  # the next beat's answer offers it again
+        attempt = _Attempt(run, self._clock.now_ms())
+        self._attempts[run.task_id] = attempt
+        attempt.task = asyncio.create_task(self._run(attempt))
+        self._ending.add(attempt.task)
+        attempt.task.add_done_callback(self._ending.discard)
+
+    def cancel_attempt(self, cancel: Cancel) -> None:
+        """Stop an attempt, if it is still that one."""
+        attempt = self._attempts.get(cancel.task_id)
+        if attempt is not None and attempt.run.fence == cancel.fence:
+            attempt.token.grace_s = cancel.grace_s
+            attempt.token.cancel("cancelled")
+
+    # --- the life of a host ---
+
+    async def live(self) -> None:
+        """Register, beat, and begin a new session whenever the old one is over. Ends only by cancellation."""
+        answered_at = self._clock.monotonic()
+        while True:
+            try:
+                if not self.session:
+                    await self._register()
+                answer = await asyncio.wait_for(self._control.beat(self._beat()), self._beat_s)
+            except (TimeoutError, Unavailable) as error:
+                silent_s = self._clock.monotonic() - answered_at
+                if silent_s > self._self_stop_s and self._attempts:
+                    logger.warning("No beat was answered for %.0f s: this host ends its attempts.", silent_s)
+                    self._end_session()
+                await self._clock.sleep(0.2 if isinstance(error, Unavailable) else 0.0)
+                continue
+            answered_at = self._clock.monotonic()
+            self._obey(answer)
+            if answer.alive:
+                await self._clock.sleep(self._beat_s)
+
+    async def drain(self) -> None:
+        """Interrupt what runs, tell the bus, and leave. Interrupted tasks are queued again at once."""
+        self._draining = True
+        for attempt in list(self._attempts.values()):
+            attempt.token.grace_s = STOP_GRACE_S
+            attempt.token.cancel("interrupted")
+        while self._ending:
+            await asyncio.wait(self._ending)
+        if self.session:
+            try:
+                command = LeaveHost(host_id=self.host_id, session=self.session)
+                await self._control.execute(command, correlation_id=str(uuid7()))
+            except HivebusError as error:
+                logger.info("Left without a word: %s", error.sentence)
+
+    def _beat(self) -> Beat:
+        running = tuple((attempt.run.task_id, attempt.run.fence) for attempt in self._attempts.values())
+        return Beat(host_id=self.host_id, session=self.session, running=running)
+
+    async def _register(self) -> None:
+        session = str(uuid7(self._clock.now_ms()))
+        command = RegisterHost(
+            host_id=self.host_id,
+            name=self._name,
+            session=session,
+            executors=sorted(self._executors),
+            slots=self._slots,
+        )
+        # The host answers to its new name before the log knows it: the first assignment may follow at once.
+        self.session = session
+        try:
+            await asyncio.wait_for(self._control.execute(command, correlation_id=session), self._beat_s)
+        except BaseException:
+            self.session = ""
+            raise
+        logger.info("Host %s began session %s with %d slots.", self._name, session, self._slots)
+
+    def _obey(self, answer: BeatAnswer) -> None:
+        self._term = max(self._term, answer.term)
+        if not answer.alive:
+            logger.warning("This host's session is over; it ends %d attempts and begins again.", len(self._attempts))
+            self._end_session()
+            return
+        for task_id, fence in answer.void:
+            attempt = self._attempts.get(task_id)
+            if attempt is not None and attempt.run.fence == fence:
+                self._end_silently(attempt)
+        for cancel in answer.cancel:
+            self.cancel_attempt(cancel)
+        for run in answer.run:
+            self.run_attempt(run)
+
+    def _end_session(self) -> None:
+        self.session = ""
+        for attempt in list(self._attempts.values()):
+            self._end_silently(attempt)
+
+    def _end_silently(self, attempt: _Attempt) -> None:
+        """Kill an attempt that nobody waits for any more."""
+        attempt.silent = True
+        attempt.token.grace_s = 0.0
+        attempt.token.cancel("void")
+        self._forget(attempt)
+
+    def _forget(self, attempt: _Attempt) -> None:
+        if self._attempts.get(attempt.run.task_id) is attempt:
+            del self._attempts[attempt.run.task_id]
+
+    # --- one attempt ---
+
+    async def _run(self, attempt: _Attempt) -> None:
+        started = asyncio.create_task(self._say_started(attempt))
+        try:
+            outcome = await self._execute(attempt)
+        finally:
+            started.cancel()
+        try:
+            await self._report(attempt, outcome)
+        finally:
+            self._forget(attempt)
+
+    async def _execute(self, attempt: _Attempt) -> Outcome:
+        run = attempt.run
+        executor = self._executors.get(run.executor)
+        if executor is None:
+            return Outcome(outcome="failed", error=f"This host has no executor {run.executor}.", retryable=False)
+        described = Attempt(
+            task_id=run.task_id,
+            agent_id=run.agent_id,
+            attempt=run.attempt,
+            executor=run.executor,
+            type=run.type,
+            parameters=run.parameters,
+            timeout_s=run.timeout_s,
+            fence=run.fence,
+        )
+
+        def report(progress: Progress) -> None:
+            self._say_progress(attempt, progress)
+
+        try:
+            return await executor.run(described, attempt.token, report)
+        except Exception as error:
+            # An executor promises not to raise. One that does anyway ends this attempt, not the host.
+            logger.exception("Executor %s broke its promise.", run.executor)
+            return Outcome(outcome="crashed", error=f"The executor failed: {type(error).__name__}: {error}")
+
+    async def _say_started(self, attempt: _Attempt) -> None:
+        await self._clock.sleep(STARTED_AFTER_S)
+        run = attempt.run
+        command = StartTask(task_id=run.task_id, fence=run.fence, started_ms=attempt.started_ms)
+        try:
+            await self._control.execute(command, correlation_id=run.correlation_id)
+        except HivebusError as error:
+            logger.debug("task.start %s: %s", run.task_id, error.sentence)
+
+    def _say_progress(self, attempt: _Attempt, progress: Progress) -> None:
+        """Progress is no lifecycle: it reaches the log only at a new step, at most every ten seconds."""
+        now = self._clock.monotonic()
+        if progress.current_step == attempt.step or now - attempt.last_progress < PROGRESS_EVERY_S:
+            return
+        attempt.step, attempt.last_progress = progress.current_step, now
+        command = ProgressTask(
+            task_id=attempt.run.task_id,
+            fence=attempt.run.fence,
+            progress=progress.progress,
+            current_step=progress.current_step,
+            steps_completed=progress.steps_completed,
+            total_steps=progress.total_steps,
+        )
+        said = asyncio.create_task(self._say(command, attempt.run.correlation_id))
+        self._ending.add(said)
+        said.add_done_callback(self._ending.discard)
+
+    async def _say(self, command: ProgressTask, correlation_id: str) -> None:
+        try:
+            await self._control.execute(command, correlation_id=correlation_id)
+        except HivebusError as error:
+            logger.debug("task.progress %s: %s", command.task_id, error.sentence)
+
+    async def _report(self, attempt: _Attempt, outcome: Outcome) -> None:
+        """Tell the bus until it has answered: the same command id makes the repeats harmless."""
+        if attempt.silent:
+            return
+        command = _verdict(attempt, outcome)
+        command_id = str(uuid7(self._clock.now_ms()))
+        pause_s = 0.05
+        while not attempt.silent:
+            try:
+                await self._control.execute(command, correlation_id=attempt.run.correlation_id, command_id=command_id)
+                return
+            except (Refused, NotFound) as error:
+                logger.warning("Task %s: a late result was refused: %s", attempt.run.task_id, error.sentence)
+                return
+            except Unavailable as error:
+                logger.info("Task %s: the result waits: %s", attempt.run.task_id, error.sentence)
+                await self._clock.sleep(pause_s)
+                pause_s = min(REPORT_PAUSE_S_MAX, pause_s * 2)
+
+
+def _verdict(attempt: _Attempt, outcome: Outcome) -> CompleteTask | FailTask:
+    run = attempt.run
+    if outcome.outcome == "completed":
+        return CompleteTask(
+            task_id=run.task_id, fence=run.fence, started_ms=attempt.started_ms, result=outcome.result or {}
+        )
+    kind: Literal["failed", "timed_out", "output_limit", "cancelled", "interrupted", "crashed"] = outcome.outcome
+    if kind == "cancelled" and attempt.token.reason == "interrupted":
+        kind = "interrupted"
+    return FailTask(
+        task_id=run.task_id,
+        fence=run.fence,
+        outcome=kind,
+        error=outcome.error or f"The attempt was {kind}.",
+        retryable=outcome.retryable,
+        started_ms=attempt.started_ms,
+        retry_after_ms=outcome.retry_after_ms,
+        result=outcome.result,
+    )

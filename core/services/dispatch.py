@@ -1,0 +1,250 @@
+"""The one door: every way in hands its commands and queries here, and each gets the same rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+from uuid import UUID
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from core.kernel.command_bus import Accepted, Caller, CommandBus
+from core.kernel.commit import fingerprint_of
+from core.kernel.errors import Forbidden, HivebusError, NotFound, NotYet, TooMany, Unprocessable
+from core.kernel.ids import derive, from_key, uuid7
+from core.kernel.ports import Clock, Store
+from core.kernel.registry import CommandSpec, QuerySpec, Registry, Scope
+from core.kernel.times import parse_rfc3339, rfc3339
+from core.secrets import Secrets, find_literal_secret
+from core.services.positions import PositionGate
+from core.services.vault import Vault
+
+WAIT_S_MAX = 25.0
+READ_YOUR_WRITE_S = 2.0
+BATCH_MAX = 1000
+
+
+class Principal(Struct, frozen=True):
+    """Who was let in: the id of a key is the actor of its commands."""
+
+    actor: str
+    scopes: frozenset[Scope] = frozenset({Scope.CLIENT})
+
+
+class Envelope(Struct, frozen=True, kw_only=True):
+    """What a request says besides the command itself."""
+
+    idempotency_key: str | None = None
+    correlation_id: str | None = None
+    wait_s: float | None = None
+
+
+class Look(Struct, frozen=True):
+    """Where a query looks: `at` a position or a time, not before `min_position`."""
+
+    at: str | None = None
+    min_position: int = 0
+
+
+class ReadableViews(Protocol):
+    """The views as queries need them."""
+
+    def reader(self, *, at: int | None, now_ms: int) -> AbstractAsyncContextManager[Any]:
+        """One consistent look (projections.view.Reader)."""
+        ...
+
+
+class Dispatcher:
+    """Authorises, seals, executes, waits, answers."""
+
+    def __init__(
+        self,
+        bus: CommandBus,
+        registry: Registry,
+        views: ReadableViews,
+        store: Store,
+        vault: Vault,
+        secrets: Secrets,
+        clock: Clock,
+        applied: PositionGate,
+        *,
+        live_tasks: Callable[[], int],
+        live_tasks_max: int = 200_000,
+    ) -> None:
+        self._bus = bus
+        self._registry = registry
+        self._views = views
+        self._store = store
+        self._vault = vault
+        self._secrets = secrets
+        self._clock = clock
+        self._applied = applied
+        self._live_tasks = live_tasks
+        self._live_tasks_max = live_tasks_max
+
+    # --- commands ---
+
+    async def command(self, command: Struct, principal: Principal, envelope: Envelope) -> dict[str, Any]:
+        """Execute one command; its answer as JSON-able data, with the position of its commit."""
+        spec = self._registry.command_of(command)
+        command_id = self._command_id(principal, envelope)
+        accepted = await self._execute(spec, command, principal, envelope, command_id)
+        await self._wait_applied(accepted.position, envelope.wait_s)
+        return answer_of(spec, command, accepted)
+
+    async def batch(
+        self, commands: Sequence[Struct | HivebusError], principal: Principal, envelope: Envelope
+    ) -> dict[str, Any]:
+        """Execute commands one by one, each with its own answer; one correlation id for all of them.
+
+        Each item's id is derived from the batch's, so that the whole batch can be sent again under its key.
+        """
+        if len(commands) > BATCH_MAX:
+            raise TooMany(
+                f"{len(commands)} items are more than the {BATCH_MAX} that one batch takes.",
+                remedy="Cut the batch into pieces.",
+            )
+        batch_id = self._command_id(principal, envelope)
+        envelope = replace(envelope, correlation_id=envelope.correlation_id or str(batch_id))
+        items: list[dict[str, Any]] = []
+        position = 0
+        for index, command in enumerate(commands):
+            item: dict[str, Any] = {"index": index}
+            try:
+                if isinstance(command, HivebusError):
+                    raise command
+                spec = self._registry.command_of(command)
+                accepted = await self._execute(spec, command, principal, envelope, derive(batch_id, index))
+            except HivebusError as error:
+                item["error"] = error.as_problem()
+            else:
+                item |= answer_of(spec, command, accepted)
+                position = max(position, accepted.position)
+            items.append(item)
+        await self._wait_applied(position, envelope.wait_s)
+        refused = sum("error" in item for item in items)
+        return {
+            "items": items,
+            "accepted": len(items) - refused,
+            "refused": refused,
+            "correlation_id": envelope.correlation_id,
+            "position": position,
+        }
+
+    async def _execute(
+        self, spec: CommandSpec, command: Struct, principal: Principal, envelope: Envelope, command_id: UUID
+    ) -> Accepted:
+        if spec.scope not in principal.scopes:
+            raise Forbidden(f"This key may not issue {spec.name}.", remedy=f"It needs the scope {spec.scope}.")
+        if spec.name == "task.submit" and self._live_tasks() >= self._live_tasks_max:
+            raise TooMany(
+                f"{self._live_tasks()} tasks are alive; the bound is {self._live_tasks_max}.",
+                code="too_many_tasks",
+                remedy="Wait until tasks have ended, or raise HIVEBUS_LIVE_TASKS_MAX.",
+                retry_after_s=5,
+            )
+        fingerprint = None
+        if "parameters" in spec.struct.__struct_fields__:
+            command, fingerprint = await self._seal(spec, command)
+        caller = Caller(
+            actor=principal.actor,
+            command_id=command_id,
+            keyed=envelope.idempotency_key is not None,
+            fingerprint=fingerprint,
+            correlation_id=envelope.correlation_id,
+        )
+        return await self._bus.execute(command, caller)
+
+    async def _seal(self, spec: CommandSpec, command: Struct) -> tuple[Struct, str | None]:
+        parameters: dict[str, Any] = command.parameters  # type: ignore[attr-defined]
+        pointer = find_literal_secret(parameters, self._secrets.values(), base="/parameters")
+        if pointer is not None:
+            raise Unprocessable(
+                "This looks like a secret; the log would keep it for ever.",
+                code="literal_secret",
+                pointer=pointer,
+                remedy='Put it into the file secrets/NAME of the data directory and refer to it: {"secret": "NAME"}.',
+            )
+        sealed = await self._vault.seal(parameters)
+        if sealed is None:
+            return command, None
+        fingerprint = fingerprint_of(spec.name, replace(command, parameters=sealed.canonical))
+        return replace(command, parameters=sealed.parameters), fingerprint
+
+    def _command_id(self, principal: Principal, envelope: Envelope) -> UUID:
+        if envelope.idempotency_key is None:
+            return uuid7(self._clock.now_ms())
+        return from_key(principal.actor, envelope.idempotency_key)
+
+    async def _wait_applied(self, position: int, wait_s: float | None) -> None:
+        if wait_s is not None and position:
+            await self._reach(position, min(wait_s, WAIT_S_MAX))
+
+    # --- queries ---
+
+    async def query(self, spec: QuerySpec, query: Struct, look: Look) -> dict[str, Any]:
+        """Read the views, as of a position if one is asked for."""
+        if look.min_position:
+            await self._reach(look.min_position, READ_YOUR_WRITE_S)
+        at, now_ms = await self._moment(look.at)
+        try:
+            return await self._read(spec, query, at, now_ms)
+        except NotFound:
+            if at is not None or not await self._is_on_its_way(spec, query):
+                raise
+            return await self._read(spec, query, at, now_ms)
+
+    async def _read(self, spec: QuerySpec, query: Struct, at: int | None, now_ms: int) -> dict[str, Any]:
+        async with self._views.reader(at=at, now_ms=now_ms) as reader:
+            answer: dict[str, Any] = await spec.read(query, reader)
+            return answer
+
+    async def _is_on_its_way(self, spec: QuerySpec, query: Struct) -> bool:
+        """Whether the log knows the id already: then wait for the views, so that no acknowledged id is ever a 404."""
+        noun = spec.name.partition(".")[0]
+        aggregate_id = getattr(query, f"{noun}_id", None)
+        if aggregate_id is None or noun not in self._registry.aggregates:
+            return False
+        position = await self._bus.position_of(noun, aggregate_id)
+        if not position:
+            return False
+        await self._reach(position, READ_YOUR_WRITE_S)
+        return True
+
+    async def _moment(self, at: str | None) -> tuple[int | None, int]:
+        if at is None:
+            return None, self._clock.now_ms()
+        if not at.isdigit():
+            time_ms = parse_rfc3339(at)
+            return await self._store.position_at(time_ms), time_ms
+        position = int(at)
+        await self._reach(position, READ_YOUR_WRITE_S)
+        return position, await self._store.recorded_ms(position) or 0
+
+    async def _reach(self, position: int, timeout_s: float) -> None:
+        if not await self._applied.wait_for(position, timeout_s):
+            raise NotYet(
+                f"The views stand at position {self._applied.position} and did not reach {position} in time.",
+                remedy="Ask again; if it lasts, look at the lag in GET /api/status.",
+                position=position,
+                retry_after_s=1,
+            )
+
+
+def answer_of(spec: CommandSpec, command: Struct, accepted: Accepted) -> dict[str, Any]:
+    """What the caller of a command gets: where its commit stands, and what became of the aggregate."""
+    state = accepted.state
+    answer = {
+        f"{spec.noun}_id": accepted.aggregate_id,
+        "position": accepted.position,
+        "status": state.status,
+        "created_at": rfc3339(accepted.time_ms),
+        "correlation_id": accepted.correlation_id,
+    }
+    if accepted.repeated:
+        answer["repeated"] = True
+    if spec.answer is not None:
+        answer |= spec.answer(command, accepted)
+    return answer

@@ -1,0 +1,91 @@
+"""What a scheduler and its hosts say to each other.
+
+Hosts hold no database and never append: they run what they are told to run and answer with commands that carry the
+fence. A lost message costs one beat, because each beat's answer names what must run and what is void.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from core.kernel.command_bus import Accepted
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """Run this attempt."""
+
+    task_id: str
+    fence: int
+    term: int
+    session: str
+    agent_id: str
+    attempt: int
+    type: str
+    executor: str
+    parameters: dict[str, Any]
+    timeout_s: float
+    correlation_id: str
+
+
+class Cancel(Struct, frozen=True):
+    """Stop this attempt: ask, and after the grace make it."""
+
+    task_id: str
+    fence: int
+    grace_s: float
+
+
+class Beat(Struct, frozen=True, kw_only=True):
+    """A host lives, and runs these (task id, fence)."""
+
+    host_id: str
+    session: str
+    running: tuple[tuple[str, int], ...]
+
+
+class BeatAnswer(Struct, frozen=True, kw_only=True):
+    """What the log says about a host. `alive` is false when its session is over: it must begin a new one."""
+
+    alive: bool
+    term: int
+    run: tuple[Run, ...] = ()
+    cancel: tuple[Cancel, ...] = ()
+    void: tuple[tuple[str, int], ...] = ()
+
+
+class Control(Protocol):
+    """What a host reaches of the bus."""
+
+    async def execute(self, command: Struct, *, correlation_id: str, command_id: str | None = None) -> Accepted:
+        """Issue a command of scope `host`. Raises what CommandBus.execute raises."""
+        ...
+
+    async def beat(self, beat: Beat) -> BeatAnswer:
+        """Renew the lease. Raises Unavailable while nobody schedules."""
+        ...
+
+
+class Gateway(Protocol):
+    """What a scheduler reaches of its hosts. Messages may be lost; the next beat makes up for it."""
+
+    def run(self, host_id: str, run: Run) -> None:
+        """Ask a host to begin an attempt."""
+        ...
+
+    def cancel(self, host_id: str, cancel: Cancel) -> None:
+        """Ask a host to stop an attempt."""
+        ...
+
+
+class Snapshots(Protocol):
+    """Disposable images of a fold."""
+
+    async def load(self) -> bytes | None:
+        """The newest image, if there is one that is whole."""
+        ...
+
+    async def save(self, image: bytes) -> None:
+        """Replace the image."""
+        ...

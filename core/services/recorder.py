@@ -1,0 +1,166 @@
+"""The recorder: follows the log and makes the store hold every commit, in order, each exactly once."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import cast
+from uuid import UUID
+
+from msgspec import Struct
+
+from core.kernel.codec import Codec, Undecodable
+from core.kernel.commit import Body, Entry, split_subject
+from core.kernel.errors import Unavailable
+from core.kernel.merkle import Frontier, leaf_hash
+from core.kernel.ports import Checkpoint, Clock, EventLog, Recording, Store
+
+logger = logging.getLogger("hivebus.recorder")
+
+# A refusal is a fact about a command that changed nothing: its key may be tried again, so it is never remembered.
+REFUSAL_NOUNS = frozenset({"refusal", "refusals"})
+NAME_CHARS_MAX = 512
+VERSION_MAX = (1 << 63) - 1
+
+_canonical_uuid = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}").fullmatch
+
+
+class Lag(Struct, frozen=True):
+    """How far the store is behind the log: `commits` is counted now.
+
+    `delay_ms` is the newest commit's time from decision to record, None before this run recorded one; clocks that
+    disagree can make it negative.
+    """
+
+    commits: int
+    delay_ms: int | None
+
+
+def _nothing(_position: int) -> None: ...
+
+
+class Recorder:
+    """Copies the log into the store, one transaction per batch, from the store's checkpoint on.
+
+    It stops only by an error: a hole in the log, another recorder, a store that does not write. What it cannot read
+    it parks and stores raw. A restart goes on at the checkpoint, the only cursor there is.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        store: Store,
+        codec: Codec,
+        clock: Clock,
+        *,
+        batch_max: int = 1000,
+        on_recorded: Callable[[int], None] = _nothing,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._codec = codec
+        self._clock = clock
+        self._batch_max = batch_max
+        self._on_recorded = on_recorded
+        self._checkpoint = Checkpoint()
+        self._delay_ms: int | None = None
+
+    @property
+    def position(self) -> int:
+        """The newest position that is durable in the store; 0 before `run` has read the checkpoint."""
+        return self._checkpoint.position
+
+    async def lag(self) -> Lag:
+        """Measured against the log's head. Raises what the log raises when it cannot be reached."""
+        return Lag(commits=await self._log.head() - self.position, delay_ms=self._delay_ms)
+
+    async def run(self) -> None:
+        """Record for ever. `on_recorded` hears the position reached, first the checkpoint, then after each batch.
+
+        Raises Unavailable (code `log_hole`: the log skipped a position), CheckpointMoved (another recorder writes).
+        """
+        self._checkpoint = await self._store.checkpoint()
+        frontier = Frontier.decode(self._checkpoint.position, self._checkpoint.frontier)
+        self._on_recorded(self.position)
+        # The port promises aclose, which AsyncIterator does not spell.
+        follow = cast("AsyncGenerator[Sequence[Entry], None]", self._log.follow(after=self.position))
+        async with aclosing(follow):
+            async for entries in follow:
+                for start in range(0, len(entries), self._batch_max):
+                    await self._record(entries[start : start + self._batch_max], frontier)
+
+    async def _record(self, entries: Sequence[Entry], frontier: Frontier) -> None:
+        old = self._checkpoint
+        self._refuse_hole(entries)
+        recordings: list[Recording] = []
+        occurred_ms: int | None = None
+        for entry in entries:
+            recording, body = self._read(entry)
+            frontier.append(recording.leaf)
+            recordings.append(recording)
+            occurred_ms = body.occurred_at if body else None
+        # The time that `?at=` means never decreases, whatever the machine's clock does.
+        recorded_ms = max(self._clock.now_ms(), old.recorded_ms)
+        new = Checkpoint(position=frontier.size, recorded_ms=recorded_ms, frontier=frontier.encode())
+        await self._store.record(recordings, old=old, new=new)
+        self._checkpoint = new
+        if occurred_ms is not None:
+            self._delay_ms = recorded_ms - occurred_ms
+        _alarm_parked(recordings)
+        self._on_recorded(new.position)
+
+    def _refuse_hole(self, entries: Sequence[Entry]) -> None:
+        for expected, entry in enumerate(entries, self.position + 1):
+            if entry.position != expected:
+                logger.error("the log gave position %d where %d was due: recording stops", entry.position, expected)
+                raise Unavailable(
+                    f"The log gave position {entry.position} where {expected} was due.",
+                    code="log_hole",
+                    remedy="Compare the log with the store before anything is appended.",
+                )
+
+    def _read(self, entry: Entry) -> tuple[Recording, Body | None]:
+        leaf = leaf_hash(entry.position, entry.subject, entry.body)
+        try:
+            body = self._codec.body(entry.body)
+        except Undecodable:
+            return Recording(entry=entry, leaf=leaf, parked="undecodable"), None
+        if fault := _fault(entry, body):
+            return Recording(entry=entry, leaf=leaf, parked=fault), None
+        refusal = split_subject(entry.subject)[0] in REFUSAL_NOUNS
+        recording = Recording(
+            entry=entry,
+            leaf=leaf,
+            version=body.version,
+            command=body.command,
+            command_id=None if refusal else UUID(body.command_id),
+            fingerprint=body.fingerprint,
+            actor=body.actor,
+        )
+        return recording, body
+
+
+def _fault(entry: Entry, body: Body) -> str | None:
+    """Why a body that decodes is still no commit of ours; None for a good one."""
+    if body.id != entry.commit_id:
+        return "commit_id_mismatch"
+    if not _canonical_uuid(body.id):
+        return "invalid_commit_id"
+    if not _canonical_uuid(body.command_id):
+        return "invalid_command_id"
+    if not 0 <= body.version <= VERSION_MAX:
+        return "invalid_version"
+    # A NUL is legal in JSON, and no Postgres text can hold it.
+    for name in (body.command, body.actor, body.fingerprint):
+        if len(name) > NAME_CHARS_MAX or "\0" in name:
+            return "invalid_name"
+    return None
+
+
+def _alarm_parked(recordings: Sequence[Recording]) -> None:
+    parked = [recording for recording in recordings if recording.parked]
+    if parked:
+        first = parked[0]
+        logger.error("parked %d commits; the first at %d: %s", len(parked), first.entry.position, first.parked)

@@ -1,0 +1,312 @@
+"""The scheduler's loop: fold the log, decide, issue commands, talk to hosts.
+
+It decides nothing before it has folded its own election; the position of that event is its term. A task is announced
+to its host only after the assignment is on the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+
+from core.host import LoseHost
+from core.kernel.codec import Codec, Undecodable
+from core.kernel.command_bus import Accepted, Caller, CommandBus
+from core.kernel.commit import Commit, Entry
+from core.kernel.errors import HivebusError, NotFound, OutcomeUnknown, Refused, Unavailable
+from core.kernel.ids import uuid7
+from core.kernel.merkle import leaf_hash
+from core.kernel.ports import Clock, EventLog
+from core.scheduling.election import SCHEDULER_ID, ElectScheduler
+from core.scheduling.fleet import Fleet, TaskEntry
+from core.scheduling.overlay import Overlay
+from core.scheduling.policy import Decision, decide, next_due_ms
+from core.services.link import Beat, BeatAnswer, Cancel, Gateway, Run, Snapshots
+from core.task import CANCEL_GRACE_S, AssignTask, CancelRequested, Task, TaskAssigned
+
+logger = logging.getLogger("hivebus.scheduler")
+
+ACTOR = "system:scheduler"
+IN_FLIGHT_MAX = 256
+SNAPSHOT_EVERY = 50_000
+TURN_S_MAX = 1.0
+ANNOUNCED_S = 2.0
+
+
+class _Image(msgspec.Struct):
+    version: str
+    leaf: bytes
+    fleet: bytes
+
+
+class Scheduler:
+    """One leader's life. `run` ends only with an error or by cancellation."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        bus: CommandBus,
+        codec: Codec,
+        clock: Clock,
+        gateway: Gateway,
+        snapshots: Snapshots,
+        *,
+        version: str,
+        lease_s: float = 20.0,
+    ) -> None:
+        self.fleet = Fleet()
+        self.term = 0
+        self._log = log
+        self._bus = bus
+        self._codec = codec
+        self._clock = clock
+        self._gateway = gateway
+        self._snapshots = snapshots
+        self._version = version
+        self._lease_s = lease_s
+        self._overlay = Overlay()
+        self._beats: dict[str, float] = {}
+        self._losing: set[str] = set()
+        self._wake = asyncio.Event()
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._last: Entry | None = None
+        self._saved_at = 0
+
+    @property
+    def leading(self) -> bool:
+        """Whether the own election has been folded and no newer one has."""
+        return self.term > 0 and self.fleet.term == self.term
+
+    async def run(self) -> None:
+        """Restore, fold to the head, be elected, decide for ever."""
+        await self._restore()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow())
+            group.create_task(self._lead())
+
+    async def save(self) -> None:
+        """Keep an image of the fold, so that the next start need not read the whole log."""
+        if self._last is None or self._last.position == self._saved_at:
+            return
+        last, fleet = self._last, self.fleet.image()
+        leaf = leaf_hash(last.position, last.subject, last.body)
+        await self._snapshots.save(msgspec.msgpack.encode(_Image(self._version, leaf, fleet)))
+        self._saved_at = last.position
+
+    async def beat(self, beat: Beat) -> BeatAnswer:
+        """Renew a host's lease and tell it what the log says. Raises Unavailable before this scheduler leads."""
+        if not self.leading:
+            raise Unavailable("No scheduler leads yet.", code="no_leader", retry_after_s=1)
+        host = self.fleet.hosts.get(beat.host_id)
+        if host is None or host.session != beat.session:
+            return BeatAnswer(alive=False, term=self.term, void=beat.running)
+        self._beats[beat.host_id] = self._clock.monotonic()
+        listed = dict(beat.running)
+        runs, cancels = [], []
+        for task_id in host.running:
+            entry = self.fleet.tasks[task_id]
+            if entry.session != beat.session:
+                continue
+            if listed.get(task_id) != entry.fence and self._silent(entry):
+                runs.append(await self._run_of(entry))
+            if entry.cancelling:
+                cancels.append(Cancel(task_id, entry.fence, CANCEL_GRACE_S))
+        void = tuple((task_id, fence) for task_id, fence in beat.running if self._is_void(task_id, fence))
+        return BeatAnswer(alive=True, term=self.term, run=tuple(runs), cancel=tuple(cancels), void=void)
+
+    # --- folding ---
+
+    async def _restore(self) -> None:
+        raw = await self._snapshots.load()
+        if raw is None:
+            return
+        try:
+            image = msgspec.msgpack.decode(raw, type=_Image)
+            fleet = Fleet.from_image(image.fleet)
+        except msgspec.MsgspecError:
+            logger.info("The scheduler's image does not fit this program; the log is folded from its start.")
+            return
+        entry = await self._log.entry(fleet.position)
+        if image.version != self._version or entry is None:
+            return
+        if leaf_hash(entry.position, entry.subject, entry.body) == image.leaf:
+            self.fleet = fleet
+            self._saved_at = fleet.position
+
+    async def _follow(self) -> None:
+        async for batch in self._log.follow(after=self.fleet.position):
+            for entry in batch:
+                self._fold(entry)
+            self._last = batch[-1]
+            self._overlay.sweep(self.fleet)
+            self._wake.set()
+            if self._last.position - self._saved_at >= SNAPSHOT_EVERY:
+                await self.save()
+
+    def _fold(self, entry: Entry) -> None:
+        try:
+            commit = self._codec.decode(entry)
+        except Undecodable:
+            logger.error("Position %d cannot be decoded; the recorder parks it.", entry.position)
+            self.fleet.position = entry.position
+            return
+        self.fleet.fold(commit)
+        if commit.noun == "task" and self.leading:
+            self._pass_on_cancel(commit)
+
+    def _pass_on_cancel(self, commit: Commit) -> None:
+        for event in commit.events:
+            entry = self.fleet.tasks.get(commit.aggregate_id)
+            if isinstance(event, CancelRequested) and entry is not None and entry.held:
+                self._gateway.cancel(entry.host_id, Cancel(entry.id, entry.fence, event.grace_s))
+
+    # --- deciding ---
+
+    async def _lead(self) -> None:
+        await self._elect()
+        while True:
+            self._wake.clear()
+            if self.leading:
+                self._watch_leases()
+                for decision in decide(
+                    self.fleet, self._overlay, self._clock.now_ms(), limit=IN_FLIGHT_MAX - len(self._in_flight)
+                ):
+                    self._issue(decision)
+            elif self.fleet.term > self.term:
+                raise Unavailable("Another scheduler was elected; this one stops.", code="deposed")
+            await self._turn()
+
+    async def _elect(self) -> None:
+        """Append the election and wait until the fold has seen it."""
+        while True:
+            try:
+                command = ElectScheduler(scheduler_id=SCHEDULER_ID, leader=str(uuid7(self._clock.now_ms())))
+                accepted = await self._bus.execute(command, Caller(actor=ACTOR))
+                break
+            except Unavailable as error:
+                logger.warning("Not elected yet: %s", error.sentence)
+                await self._clock.sleep(1.0)
+        self.term = accepted.position
+        now = self._clock.monotonic()
+        while not self.leading:
+            await self._turn()
+        # A leader that just began knows no beats: every host gets a whole lease from now.
+        self._beats = dict.fromkeys(self.fleet.hosts, now)
+
+    async def _turn(self) -> None:
+        """Wait for something new on the log, a finished command, or a time that is due."""
+        due_ms = next_due_ms(self.fleet)
+        wait_s = TURN_S_MAX
+        if due_ms is not None:
+            wait_s = min(wait_s, max(0.001, (due_ms - self._clock.now_ms()) / 1000))
+        try:
+            await asyncio.wait_for(self._wake.wait(), wait_s)
+        except TimeoutError:
+            return
+
+    def _watch_leases(self) -> None:
+        now = self._clock.monotonic()
+        for host in self.fleet.hosts.values():
+            seen = self._beats.setdefault(host.id, now)
+            if host.session and now - seen > self._lease_s and host.id not in self._losing:
+                self._losing.add(host.id)
+                reason = f"no beat for {self._lease_s:g} s"
+                self._start(self._lose(LoseHost(host_id=host.id, session=host.session, reason=reason)))
+
+    async def _lose(self, command: LoseHost) -> None:
+        try:
+            await self._bus.execute(command, Caller(actor=ACTOR))
+            self._beats.pop(command.host_id, None)
+            logger.warning("Host %s is lost: %s.", command.host_id, command.reason)
+        except HivebusError as error:
+            logger.warning("Host %s: %s", command.host_id, error.sentence)
+        finally:
+            self._losing.discard(command.host_id)
+
+    def _issue(self, decision: Decision) -> None:
+        self._overlay.hold(decision.key, decision.agent_id, decision.host_id)
+        self._start(self._execute(decision))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._in_flight.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._wake.set()
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("A decision failed.", exc_info=task.exception())
+
+    async def _execute(self, decision: Decision) -> None:
+        key = decision.key
+        try:
+            accepted = await self._bus.execute(
+                decision.command, Caller(actor=ACTOR, correlation_id=decision.correlation_id)
+            )
+        except (Refused, NotFound, OutcomeUnknown) as error:
+            # Refused: the log knows more than the fold. Unknown: it may hold the commit. Either way the fold must
+            # pass the log's head before it speaks for this key again.
+            logger.debug("%s: %s", key, error.sentence)
+            await self._settle_at_head(key)
+        except Unavailable as error:
+            logger.warning("Deciding waits: %s", error.sentence)
+            await self._clock.sleep(0.2)
+            self._settle(key, self.fleet.position)
+        else:
+            self._settle(key, accepted.position)
+            if isinstance(decision.command, AssignTask):
+                self._announce(accepted)
+
+    def _settle(self, key: str, position: int) -> None:
+        self._overlay.settle(key, position)
+        self._overlay.sweep(self.fleet)
+
+    async def _settle_at_head(self, key: str) -> None:
+        while True:
+            try:
+                self._settle(key, await self._log.head())
+                return
+            except Unavailable:
+                await self._clock.sleep(0.5)
+
+    # --- hosts ---
+
+    def _announce(self, accepted: Accepted) -> None:
+        state: Task = accepted.state
+        event = accepted.events[0] if accepted.events else None
+        if isinstance(event, TaskAssigned) and self.leading:
+            self._gateway.run(event.host_id, _run(accepted.aggregate_id, state, event.session, self.term))
+
+    async def _run_of(self, entry: TaskEntry) -> Run:
+        state: Task = await self._bus.load("task", entry.id)
+        return _run(entry.id, state, entry.session, self.term)
+
+    def _silent(self, entry: TaskEntry) -> bool:
+        """Whether the announcement must have been lost: the assignment is older than any message on its way."""
+        return entry.held and self._clock.now_ms() - entry.assigned_ms > ANNOUNCED_S * 1000
+
+    def _is_void(self, task_id: str, fence: int) -> bool:
+        entry = self.fleet.tasks.get(task_id)
+        return fence <= self.fleet.position and (entry is None or entry.fence != fence)
+
+
+def _run(task_id: str, state: Task, session: str, term: int) -> Run:
+    spec = state.spec
+    return Run(
+        task_id=task_id,
+        fence=state.fence,
+        term=term,
+        session=session,
+        agent_id=state.agent_id or "",
+        attempt=state.attempt,
+        type=spec.type,
+        executor=spec.executor,
+        parameters=spec.parameters,
+        timeout_s=spec.timeout_s,
+        correlation_id=state.correlation_id,
+    )
