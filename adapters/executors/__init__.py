@@ -1,0 +1,1 @@
+"""Executors: what really runs a task, one file each, and the processes around them."""

@@ -1,0 +1,1 @@
+"""The store on SQL: SQLAlchemy Core, SQLite today."""

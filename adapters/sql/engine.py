@@ -1,0 +1,113 @@
+"""Connections to a SQLite file: one that writes, a bounded number that only read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from msgspec import Struct
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+BUSY_TIMEOUT_MS = 5_000
+POOL_TIMEOUT_S = 5.0
+
+_SHARED_PRAGMAS = (
+    f"busy_timeout={BUSY_TIMEOUT_MS}",
+    # Ids are given by one writer in one transaction; checking them again costs a probe for every row.
+    "foreign_keys=OFF",
+)
+# FULL is free from batches of 100 on; a longer WAL folds many batches into one pass over the same pages.
+_WRITER_PRAGMAS = (*_SHARED_PRAGMAS, "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=10000")
+_READER_PRAGMAS = (*_SHARED_PRAGMAS, "query_only=ON")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class WriterThread:
+    """One connection on one thread: a transaction is one hop, however many statements it has.
+
+    The async driver makes three hops a statement, and each waits for its turn of the loop: half the commits/s on an
+    idle loop, a tenth on a busy one.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-writer")
+
+    async def transact(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(connection, ...)` on the thread in one transaction: committed on return, rolled back on a raise.
+
+        Cancelling the caller waits for the end of the transaction; whether it was committed, the database tells.
+        """
+
+        def run() -> T:
+            with self._engine.begin() as connection:
+                return work(connection, *args, **kwargs)
+
+        future = asyncio.get_running_loop().run_in_executor(self._thread, run)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    async def close(self) -> None:
+        """Wait for the transaction that runs, then close the connection and end the thread."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.dispose)
+        self._thread.shutdown()
+
+
+class Engines(Struct, frozen=True):
+    """The two ways to one database; neither opens anything before its first use.
+
+    `writer` runs whole transactions, one at a time. `readers` refuses to write; waiting for one of its connections
+    ends after 5 s.
+    """
+
+    writer: WriterThread
+    readers: AsyncEngine
+
+    async def close(self) -> None:
+        """Close all connections; on the last one SQLite folds the WAL into the file."""
+        await self.readers.dispose()
+        await self.writer.close()
+
+
+def sqlite_engines(path: Path, *, readers: int = 4) -> Engines:
+    """Engines for a file that need not exist yet; its folder must."""
+    writer = create_engine(URL.create("sqlite", database=str(path)), pool_size=1, max_overflow=0)
+    event.listen(writer, "connect", _on_connect(_WRITER_PRAGMAS))
+    event.listen(writer, "begin", _begin_immediate)
+    reader = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=str(path)),
+        pool_size=readers,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        # A read is one statement: without BEGIN and ROLLBACK around it there are half as many hops.
+        pool_reset_on_return=None,
+        isolation_level="AUTOCOMMIT",
+    )
+    event.listen(reader.sync_engine, "connect", _on_connect(_READER_PRAGMAS))
+    return Engines(WriterThread(writer), reader)
+
+
+def _on_connect(pragmas: tuple[str, ...]) -> Callable[[Any, Any], None]:
+    def connect(connection: Any, _record: Any) -> None:
+        # The driver's own BEGIN comes late and never before DDL; with None the `begin` listener's is the only one.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return connect
+
+
+def _begin_immediate(connection: Connection) -> None:
+    # Taking the write lock first means waiting for it; taking it after a read means failing with SQLITE_BUSY.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

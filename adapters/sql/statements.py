@@ -1,0 +1,93 @@
+"""Core statements compiled once for a dialect and run with plain tuples, many rows in one step.
+
+Core's own executemany builds a dict and runs a processor for every value: 22k commits/s, 45k with tuples. And sqlite3
+gives the interpreter lock away at every step, which in an executemany is every row: beside a busy event loop that is
+7k rows/s, against 69k with 256 rows in a statement. The SQL stays Core's, for every dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Column, Connection, Dialect, Table, Update, bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import ClauseElement
+
+# SQLite takes 32,766 parameters in a statement and Postgres 32,767.
+INSERT_ROWS_MAX = 256
+LOOK_UP_MAX = 1024
+
+_INSERTS: dict[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+def plain(statement: Any) -> Any:
+    """An insert that fails on a row whose key is taken."""
+    return statement
+
+
+def insert_rows(
+    connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], *, on_conflict: Callable[[Any], Any] = plain
+) -> None:
+    """Insert tuples that have a value for each column of the table, in its order.
+
+    `on_conflict` is a module-level function that adds the clause to the dialect's insert.
+    """
+    start = 0
+    while start < len(rows):
+        # Powers of two from the largest that fits: nine statements serve all sizes.
+        size = min(INSERT_ROWS_MAX, 1 << (len(rows) - start).bit_length() - 1)
+        flat = tuple(value for row in rows[start : start + size] for value in row)
+        connection.exec_driver_sql(_insert_sql(connection.dialect, table, size, on_conflict), flat)
+        start += size
+
+
+def update_rows(
+    connection: Connection, statement: Update, order: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Run an update for each tuple; `order` names its parameters as they appear in the SQL."""
+    if rows:
+        connection.exec_driver_sql(_update_sql(connection.dialect, statement, order), list(rows))
+
+
+def look_up(connection: Connection, column: Column[Any], values: Collection[Any], *also: Column[Any]) -> list[Any]:
+    """The rows whose column is among the values, as (column, *also)."""
+    wanted = list(values)
+    found: list[Any] = []
+    for start in range(0, len(wanted), LOOK_UP_MAX):
+        chunk = wanted[start : start + LOOK_UP_MAX]
+        # Filled up to a power of two with repeats, which an IN does not mind.
+        size = 1 << (len(chunk) - 1).bit_length()
+        chunk += chunk[-1:] * (size - len(chunk))
+        found += connection.exec_driver_sql(_look_up_sql(connection.dialect, size, column, *also), tuple(chunk))
+    return found
+
+
+@lru_cache(maxsize=256)
+def _insert_sql(dialect: Dialect, table: Table, size: int, on_conflict: Callable[[Any], Any]) -> str:
+    names = [[f"{column.name}_{index}" for column in table.columns] for index in range(size)]
+    keys = [column.name for column in table.columns]
+    rows = [{key: bindparam(name) for key, name in zip(keys, row, strict=True)} for row in names]
+    statement = on_conflict(_INSERTS[dialect.name](table).values(rows))
+    return _compile(dialect, statement, [name for row in names for name in row])
+
+
+@lru_cache(maxsize=64)
+def _update_sql(dialect: Dialect, statement: Update, order: tuple[str, ...]) -> str:
+    return _compile(dialect, statement, order)
+
+
+@lru_cache(maxsize=256)
+def _look_up_sql(dialect: Dialect, size: int, column: Column[Any], *also: Column[Any]) -> str:
+    names = [f"value_{index}" for index in range(size)]
+    among = column.in_([bindparam(name, type_=column.type) for name in names])
+    return _compile(dialect, select(column, *also).where(among), names)
+
+
+def _compile(dialect: Dialect, statement: ClauseElement, order: Sequence[str]) -> str:
+    compiled = statement.compile(dialect=dialect)
+    assert isinstance(compiled, SQLCompiler)
+    assert compiled.positiontup == list(order), "the parameters are not in the order of the tuples"
+    return str(compiled)

@@ -1,0 +1,173 @@
+"""Read models on SQL: a batch of commits becomes row versions, checkpoint and checksum in one transaction.
+
+The views live in a database of their own. They can be deleted at any time: a view that is missing, or whose version is
+another, is emptied when the database is opened and folded again from the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    LargeBinary,
+    MetaData,
+    Select,
+    String,
+    Table,
+    delete,
+    inspect,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from adapters.sql.engine import Engines, sqlite_engines
+from adapters.sql.rows import CHECKSUM_ZERO, JournalWriter, RowWriter
+from adapters.sql.statements import insert_rows
+from core.kernel.commit import Commit
+from core.projection import JournalView, RowView, View
+
+_metadata = MetaData()
+
+state = Table(
+    "view_state",
+    _metadata,
+    Column("name", String(64), primary_key=True),
+    Column("version", String(16), nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("checksum", LargeBinary(16), nullable=False),
+)
+
+
+class ViewState(Struct, frozen=True):
+    """How far a view is, and the checksum over its rows that are true now."""
+
+    version: str
+    position: int
+    checksum: bytes
+
+
+class SqlReader:
+    """One consistent look at the views (projections read through it)."""
+
+    def __init__(self, connection: AsyncConnection, at: int | None, position: int, now_ms: int) -> None:
+        self._connection = connection
+        self.at = at
+        self.position = position
+        self.now_ms = now_ms
+
+    async def rows(self, statement: Select[Any]) -> Sequence[Mapping[str, Any]]:
+        """The rows of a statement, within this look."""
+        rows: Sequence[Any] = (await self._connection.execute(statement)).mappings().all()
+        return rows
+
+
+class SqlViews:
+    """All views of one database, written by one projector and read by anybody."""
+
+    def __init__(self, engines: Engines, views: Sequence[View]) -> None:
+        self._engines = engines
+        self._views = {view.name: view for view in views}
+        self._writers = {view.name: _writer_of(view) for view in views}
+        self._states: dict[str, ViewState] = {}
+
+    @classmethod
+    async def open(cls, path: Path, views: Sequence[View], *, readers: int = 4) -> SqlViews:
+        """Open or create the database; empty what another version of the program wrote."""
+        engines = sqlite_engines(path, readers=readers)
+        opened = cls(engines, views)
+        try:
+            await engines.thread.transact(opened._prepare)
+        except BaseException:
+            await engines.close()
+            raise
+        return opened
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._engines.close()
+
+    @property
+    def position(self) -> int:
+        """The position that every view has reached."""
+        return min(view.position for view in self._states.values())
+
+    @property
+    def states(self) -> Mapping[str, ViewState]:
+        """Each view's checkpoint and checksum."""
+        return self._states
+
+    async def apply(self, commits: Sequence[Commit], position: int) -> None:
+        """Fold commits into all views and move their checkpoints to `position`, in one transaction.
+
+        Commits that a view has folded already are passed over. If this raises, nothing was written.
+        """
+        try:
+            states = await self._engines.thread.transact(self._write, commits, position)
+        except BaseException:
+            for writer in self._writers.values():
+                writer.forget()
+            raise
+        self._states = states
+
+    @asynccontextmanager
+    async def reader(self, *, at: int | None, now_ms: int) -> AsyncIterator[SqlReader]:
+        """One consistent look. The caller has made sure that the views have reached `at`."""
+        async with self._engines.readers.connect() as connection:
+            await connection.exec_driver_sql("BEGIN")
+            try:
+                seen = (await connection.execute(select(state.c.position))).scalars().all()
+                yield SqlReader(connection, at, min(seen) if at is None else at, now_ms)
+            finally:
+                await connection.exec_driver_sql("ROLLBACK")
+
+    # --- inside the writer's transaction ---
+
+    def _prepare(self, connection: Connection) -> None:
+        _metadata.create_all(connection)
+        stored = {
+            row.name: ViewState(row.version, row.position, row.checksum) for row in connection.execute(select(state))
+        }
+        existing = set(inspect(connection).get_table_names())
+        for name, view in self._views.items():
+            known = stored.get(name)
+            if known is None or known.version != view.version() or view.table.name not in existing:
+                if view.table.name in existing:
+                    view.table.drop(connection)
+                view.table.create(connection)
+                connection.execute(delete(state).where(state.c.name == name))
+                insert_rows(connection, state, [(name, view.version(), 0, CHECKSUM_ZERO)])
+                known = ViewState(view.version(), 0, CHECKSUM_ZERO)
+            self._states[name] = known
+        connection.execute(delete(state).where(state.c.name.not_in(self._views)))
+
+    def _write(self, connection: Connection, commits: Sequence[Commit], position: int) -> dict[str, ViewState]:
+        states = {}
+        for name, known in self._states.items():
+            fresh = (
+                commits
+                if not commits or commits[0].position > known.position
+                else [commit for commit in commits if commit.position > known.position]
+            )
+            checksum = self._writers[name].write(connection, fresh, known.checksum)
+            states[name] = ViewState(known.version, max(position, known.position), checksum)
+            connection.execute(
+                update(state)
+                .where(state.c.name == name)
+                .values(position=states[name].position, checksum=states[name].checksum)
+            )
+        return states
+
+
+def _writer_of(view: View) -> RowWriter | JournalWriter:
+    if isinstance(view, RowView):
+        return RowWriter(view)
+    assert isinstance(view, JournalView)
+    return JournalWriter(view)

@@ -1,0 +1,37 @@
+"""Metrics: counted where things happen, read at the metrics listener."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from prometheus_client.exposition import generate_latest
+
+registry = CollectorRegistry()
+ProcessCollector(namespace="hivebus", registry=registry)
+
+REFUSED = Counter(
+    "hivebus_requests_refused_total", "Requests answered with an error, by its code.", ["code"], registry=registry
+)
+REQUESTS = Counter(
+    "hivebus_requests_total", "Requests answered without an error, by action.", ["action"], registry=registry
+)
+LIVE_TASKS = Gauge("hivebus_tasks_live", "Tasks that have not ended, as the scheduler folds them.", registry=registry)
+RECORDER_POSITION = Gauge("hivebus_recorder_position", "Newest position that the store holds.", registry=registry)
+VIEWS_POSITION = Gauge("hivebus_views_position", "Newest position that every view has applied.", registry=registry)
+RUNNING = Gauge("hivebus_attempts_running", "Attempts that run on this process's host.", registry=registry)
+
+
+def exposition() -> bytes:
+    """All metrics in Prometheus' text format."""
+    return generate_latest(registry)
+
+
+__all__ = [
+    "LIVE_TASKS",
+    "RECORDER_POSITION",
+    "REFUSED",
+    "REQUESTS",
+    "RUNNING",
+    "VIEWS_POSITION",
+    "exposition",
+    "registry",
+]

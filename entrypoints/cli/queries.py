@@ -1,0 +1,125 @@
+"""The queries as the command line knows them: plain data.
+
+Their declarations live in `projections`, which stand on SQLAlchemy: importing them would make each command start three
+times slower. tests/entrypoints/test_cli_registry.py holds this table against projections/catalogue.py, so a query
+without its line here fails the build.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from entrypoints.cli.output import Column
+
+
+class QueryOption(Struct, frozen=True):
+    """A field of a query: how it is given, and what it does."""
+
+    field: str
+    help: str
+    kind: type = str
+
+
+class QueryVerb(Struct, frozen=True, kw_only=True):
+    """A read: where it answers, what it takes, and how its answer is shown.
+
+    `target` is the field in the path, given as an argument. `rows` names the list in the answer; without it the answer
+    is shown as keys and values.
+    """
+
+    name: str
+    path: str
+    doc: str
+    target: str | None = None
+    options: tuple[QueryOption, ...] = ()
+    rows: str | None = None
+    columns: tuple[Column, ...] = ()
+    examples: tuple[str, ...] = ()
+
+
+LIMIT = QueryOption("limit", "At most so many, up to 1000.", int)
+
+QUERIES = (
+    QueryVerb(
+        name="task.list",
+        path="/api/tasks",
+        doc="List tasks, newest first.",
+        options=(
+            QueryOption("status", "Only these: queued, scheduled, assigned, running, completed, failed, cancelled."),
+            QueryOption("agent_id", "Only those that this agent works on, or worked on last."),
+            QueryOption("type", "Only tasks of this type."),
+            QueryOption("correlation_id", "Only what was submitted together: `task submit` prints the id."),
+            LIMIT,
+            QueryOption("offset", "Leave out the first ones.", int),
+        ),
+        rows="tasks",
+        columns=(
+            Column("id", "id"),
+            Column("type", "type"),
+            Column("status", "status"),
+            Column("name", "name", folds=True),
+            Column("executor", "executor"),
+            Column("agent", "agent_id"),
+            Column("created", "created_at"),
+            Column("waits because", "unassignable", folds=True),
+        ),
+        examples=("hivebus task list --status failed", "hivebus task list --limit 1000 --json | jq '.tasks[].id'"),
+    ),
+    QueryVerb(
+        name="task.show",
+        path="/api/tasks/{task_id}",
+        doc="Show a task with its parameters, result, attempts and history.",
+        target="task_id",
+        examples=("hivebus task show TASK_ID", "hivebus task show TASK_ID --json | jq -r .result.stdout"),
+    ),
+    QueryVerb(
+        name="agent.list",
+        path="/api/agents",
+        doc="List agents, oldest first. Retired ones only with status=retired.",
+        options=(
+            QueryOption("status", "Only these: starting, idle, busy, draining, offline, retired."),
+            QueryOption("type", "Only agents of this type."),
+            LIMIT,
+        ),
+        rows="agents",
+        columns=(
+            Column("id", "id"),
+            Column("name", "name", folds=True),
+            Column("type", "type"),
+            Column("status", "status"),
+            Column("executor", "executor"),
+            Column("capabilities", "capabilities", folds=True),
+            Column("slots", "slots"),
+            Column("done", "tasks_completed"),
+            Column("current task", "current_task"),
+        ),
+        examples=("hivebus agent list", "hivebus agent list --status busy --json"),
+    ),
+    QueryVerb(
+        name="agent.show",
+        path="/api/agents/{agent_id}",
+        doc="Show an agent with its performance.",
+        target="agent_id",
+        examples=("hivebus agent show AGENT_ID",),
+    ),
+    QueryVerb(
+        name="agent.assignments",
+        path="/api/agents/tasks",
+        doc="List who works on what right now.",
+        options=(LIMIT,),
+        rows="assignments",
+        columns=(
+            Column("agent", "agent_id"),
+            Column("task", "task_id"),
+            Column("since", "since"),
+            Column("lease until", "lease_expires_at"),
+        ),
+        examples=("hivebus agent assignments",),
+    ),
+    QueryVerb(
+        name="queue.show",
+        path="/api/queue",
+        doc="Show how much waits, by priority and type, how old the oldest is, and how fast work gets done.",
+        examples=("hivebus queue", "hivebus queue --at 2026-01-31T12:00:00.000Z"),
+    ),
+)

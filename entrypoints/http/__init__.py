@@ -1,0 +1,1 @@
+"""REST over Sanic, derived from the registry."""

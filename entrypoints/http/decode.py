@@ -1,0 +1,79 @@
+"""From bytes to commands and queries, with a JSON pointer for whatever does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+import msgspec
+from msgspec import Struct
+
+from core.execution import escape
+from core.kernel.errors import HivebusError, Invalid, Unprocessable
+
+DEPTH_MAX = 64
+
+_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
+_FIELD = re.compile(r"field `([^`]+)`")
+
+S = TypeVar("S", bound=Struct)
+
+
+@lru_cache(maxsize=256)
+def _decoder(struct: type[S]) -> msgspec.json.Decoder[S]:
+    return msgspec.json.Decoder(struct)
+
+
+def from_json(struct: type[S], body: bytes, fields: Mapping[str, Any] | None = None) -> S:
+    """A body as a Struct; `fields` come from the path and win. Raises Invalid (400) or Unprocessable (422)."""
+    try:
+        if not fields:
+            return cast(S, _decoder(struct).decode(body))
+        values = msgspec.json.decode(body) if body else {}
+        if not isinstance(values, dict):
+            raise Unprocessable("The body is not a JSON object.", pointer="", remedy="Send an object.")
+        return msgspec.convert({**values, **fields}, struct)
+    except msgspec.ValidationError as error:
+        raise unprocessable(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise malformed(str(error)) from error
+    except RecursionError as error:
+        raise malformed("nested too deeply") from error
+
+
+def from_query(struct: type[S], values: Mapping[str, Any]) -> S:
+    """Texts of a query string and a path as a Struct."""
+    try:
+        return msgspec.convert(dict(values), struct, strict=False)
+    except msgspec.ValidationError as error:
+        raise unprocessable(error) from error
+
+
+def malformed(what: str) -> Invalid:
+    """400: the body is no JSON at all."""
+    return Invalid(
+        f"The body is not JSON: {what}.", code="malformed_json", remedy="Send a JSON object, encoded as UTF-8."
+    )
+
+
+def unprocessable(error: msgspec.ValidationError) -> HivebusError:
+    """422: the JSON does not fit. msgspec's path becomes a JSON pointer (RFC 6901)."""
+    match = _AT.match(str(error))
+    assert match is not None
+    what, path = match["what"], match["path"] or ""
+    steps = [name or index for name, index in _STEP.findall(path)]
+    code = "invalid_field"
+    field = _FIELD.search(what)
+    if field is not None:
+        steps.append(field[1])
+        code = "unknown_field" if "unknown" in what else "missing_field"
+    pointer = "".join(f"/{escape(step)}" for step in steps if step != "...")
+    remedy = {
+        "unknown_field": "Leave it out, or check its spelling.",
+        "missing_field": "Add it.",
+        "invalid_field": "See the field's type in docs/reference/rest.md.",
+    }[code]
+    return Unprocessable(f"{what}.", code=code, pointer=pointer, remedy=remedy)

@@ -1,0 +1,156 @@
+"""Who comes in, and from where. A browser can reach loopback, so this stands before everything that does something.
+
+Every call needs the key but health, status, pages and their assets. A foreign Host is DNS rebinding, a foreign
+Origin is another site's page; both are refused before the key is looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+from msgspec import Struct
+from sanic import Request
+
+from core.kernel.errors import Forbidden, Unauthenticated, UnsupportedMedia
+from core.services.dispatch import Principal
+from entrypoints.paths import write_private
+
+COOKIE = "hivebus_session"
+SESSION_S = 30 * 24 * 3600
+TICKET_S = 3600.0
+TICKETS_MAX = 64
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
+class Key(Struct, frozen=True):
+    """A key as its file holds it: `hive_<id>_<secret>`. The id is the actor, the secret never leaves the file."""
+
+    id: str
+    text: str
+
+    @classmethod
+    def make(cls) -> Key:
+        """A new random key."""
+        key_id = secrets.token_hex(4)
+        return cls(key_id, f"hive_{key_id}_{secrets.token_urlsafe(32)}")
+
+    @classmethod
+    def parse(cls, text: str) -> Key:
+        """The key of a file's line. Raises ValueError."""
+        prefix, key_id, secret = text.strip().split("_", 2)
+        if prefix != "hive" or not key_id or len(secret) < 32:
+            raise ValueError("not a key of Hivebus")
+        return cls(key_id, text.strip())
+
+
+class Door:
+    """The authenticator. One instance serves all listeners."""
+
+    def __init__(self, key: Key, *, hosts: frozenset[str] = frozenset()) -> None:
+        self._principals = {_digest(key.text): Principal(f"key:{key.id}")}
+        self._signing = hashlib.sha256(b"session\0" + key.text.encode()).digest()
+        self._owner = Principal(f"key:{key.id}")
+        self._hosts = LOOPBACK | hosts
+        self._tickets: OrderedDict[str, float] = OrderedDict()
+
+    def admit(self, request: Request) -> Principal:
+        """Who asks. Raises Forbidden for a foreign Host or Origin, Unauthenticated without a valid key."""
+        self.check_origin(request)
+        header = request.headers.get("authorization")
+        if header is not None:
+            scheme, _, text = header.partition(" ")
+            principal = self._principals.get(_digest(text.strip())) if scheme.lower() == "bearer" else None
+        else:
+            principal = self._session(request)
+        if principal is None:
+            raise Unauthenticated(
+                "This call needs the key." if header is None else "This key is not known here.",
+                remedy="Send `Authorization: Bearer <key>`; `hivebus env` prints it.",
+            )
+        return principal
+
+    def check_origin(self, request: Request) -> None:
+        """Raises Forbidden unless Host is known and Origin, if there is one, is this very host."""
+        host = request.headers.get("host", "")
+        if _name_of(host) not in self._hosts:
+            raise Forbidden(
+                f"The host {host!r} is not known here.",
+                code="forbidden_host",
+                remedy="Call 127.0.0.1 or localhost, or name the host in HIVEBUS_ALLOWED_HOSTS.",
+            )
+        origin = request.headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            raise Forbidden(
+                f"A page of {origin} may not call this API.",
+                code="forbidden_origin",
+                remedy="Open the page that Hivebus serves, or call without a browser.",
+            )
+
+    # --- sessions of browsers ---
+
+    def ticket(self) -> str:
+        """A one-time word, good for an hour, that the page swaps for a cookie."""
+        ticket = secrets.token_urlsafe(24)
+        self._tickets[ticket] = time.monotonic() + TICKET_S
+        if len(self._tickets) > TICKETS_MAX:
+            self._tickets.popitem(last=False)
+        return ticket
+
+    def session_for(self, *, ticket: str | None, key: str | None) -> str:
+        """The cookie for a ticket or a key. A ticket works once."""
+        by_key = key is not None and _digest(key.strip()) in self._principals
+        expires = self._tickets.pop(ticket, 0.0) if ticket is not None else 0.0
+        if not by_key and expires < time.monotonic():
+            raise Unauthenticated(
+                "This link was used already, or is older than an hour." if ticket else "This key is not known here.",
+                remedy="Paste the key that `hivebus key show` prints.",
+            )
+        until = str(int(time.time()) + SESSION_S)
+        return f"{until}.{self._sign(until)}"
+
+    def _session(self, request: Request) -> Principal | None:
+        cookie = request.cookies.get(COOKIE)
+        if not cookie:
+            return None
+        until, _, signature = cookie.partition(".")
+        if not until.isdigit() or int(until) < time.time():
+            return None
+        return self._owner if hmac.compare_digest(signature, self._sign(until)) else None
+
+    def _sign(self, until: str) -> str:
+        return hmac.new(self._signing, until.encode(), hashlib.sha256).hexdigest()
+
+
+def check_media(request: Request, *allowed: str) -> None:
+    """Raises UnsupportedMedia unless the body's type is one of these: a page's form cannot send them."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media not in allowed:
+        raise UnsupportedMedia(
+            f"A body of type {media or '(none)'} is not taken here.",
+            remedy=f"Send Content-Type: {' or '.join(allowed)}.",
+        )
+
+
+def load_key(path: Path) -> Key:
+    """The key of a data directory, made at the first start with mode 0600."""
+    try:
+        return Key.parse(path.read_text())
+    except FileNotFoundError:
+        key = Key.make()
+        write_private(path, key.text + "\n")
+        return key
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _name_of(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0].lower()

@@ -1,0 +1,123 @@
+"""The events: every commit of the store as CloudEvents 1.0, in order, from any position on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+from sanic import HTTPResponse, Request, Sanic
+
+from core.kernel.codec import Codec, Undecodable
+from core.kernel.commit import Body, split_subject
+from core.kernel.ports import Store, Stored
+from core.kernel.times import rfc3339
+from core.services.positions import PositionGate
+from entrypoints.http.decode import from_query
+from entrypoints.http.door import Door
+
+PAGE = 1000
+SCANNED_MAX = 10_000
+
+
+class CloudEvent(Struct, frozen=True, kw_only=True):
+    """An event as everybody outside sees it (CloudEvents 1.0, JSON format)."""
+
+    specversion: str = "1.0"
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    datacontenttype: str = "application/json"
+    sequence: str
+    correlationid: str
+    causationid: str
+    actor: str
+    data: msgspec.Raw
+
+
+class ReadEvents(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which events, and how long to wait for one."""
+
+    after: Annotated[int, Meta(ge=0, le=1 << 62)] = 0
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    wait: Annotated[float, Meta(ge=0, le=25)] = 0.0
+    correlation_id: str | None = None
+    noun: str | None = None
+    type: str | None = None
+    id: str | None = None
+
+
+def add_events(app: Sanic[Any, Any], store: Store, codec: Codec, recorded: PositionGate, door: Door) -> None:
+    """GET /api/events."""
+
+    async def read(request: Request) -> HTTPResponse:
+        door.admit(request)
+        query = from_query(ReadEvents, {key: value for key, (value, *_) in request.args.items()})
+        until = time.monotonic() + query.wait
+        after = query.after
+        while True:
+            events, after = await _page(store, codec, query, after)
+            left_s = until - time.monotonic()
+            if events or left_s <= 0:
+                break
+            await recorded.wait_for(after + 1, left_s)
+        lines = b"".join(msgspec.json.encode(event) + b"\n" for event in events)
+        headers = {"Hivebus-Next": str(after), "Hivebus-Position": str(recorded.position)}
+        return HTTPResponse(lines, 200, headers, "application/x-ndjson")
+
+    app.add_route(read, "/api/events", methods=["GET"], name="events")
+
+
+async def _page(store: Store, codec: Codec, query: ReadEvents, after: int) -> tuple[list[CloudEvent], int]:
+    """Matching events and the position to go on from. A commit is never split; the scan is bounded."""
+    events: list[CloudEvent] = []
+    scanned = 0
+    while scanned < SCANNED_MAX:
+        page = await store.read(after=after, limit=min(PAGE, max(query.limit, 100)))
+        for stored in page:
+            after = stored.entry.position
+            events.extend(_matching(stored, codec, query))
+            if len(events) >= query.limit:
+                return events, after
+        scanned += len(page)
+        if len(page) < min(PAGE, max(query.limit, 100)):
+            break
+    return events, after
+
+
+def _matching(stored: Stored, codec: Codec, query: ReadEvents) -> Iterator[CloudEvent]:
+    if stored.parked is not None:
+        return
+    noun, aggregate_id = split_subject(stored.entry.subject)
+    if query.noun not in (None, noun) or query.id not in (None, aggregate_id):
+        return
+    try:
+        body = codec.body(stored.entry.body)
+    except Undecodable:
+        return
+    if query.correlation_id not in (None, body.correlation_id):
+        return
+    for event in cloud_events(stored.entry.position, noun, aggregate_id, body):
+        if query.type in (None, event.type, event.type.removeprefix("hivebus.")):
+            yield event
+
+
+def cloud_events(position: int, noun: str, aggregate_id: str, body: Body) -> Iterator[CloudEvent]:
+    """The events of a commit; `sequence` is its position, `id` adds the index to the commit's id."""
+    for index, record in enumerate(body.events):
+        yield CloudEvent(
+            id=f"{body.id}/{index}",
+            source="/hivebus",
+            type=f"hivebus.{record.type}",
+            subject=f"{noun}/{aggregate_id}",
+            time=rfc3339(body.occurred_at) or "",
+            sequence=str(position),
+            correlationid=body.correlation_id,
+            causationid=body.causation_id,
+            actor=body.actor,
+            data=record.data,
+        )

@@ -1,0 +1,96 @@
+"""Errors as RFC 9457 problem documents. Each error knows its status; this module only writes it down."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import orjson
+from sanic import HTTPResponse, Request
+from sanic.exceptions import (
+    InvalidUsage,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    RequestCancelled,
+    RequestTimeout,
+    SanicException,
+)
+from sanic.exceptions import NotFound as NoSuchPath
+from sanic.handlers import ErrorHandler
+
+from adapters.telemetry import REFUSED
+from core.kernel.errors import HivebusError, Invalid, NotFound, TooLarge
+
+logger = logging.getLogger("hivebus.http")
+
+PROBLEM = "application/problem+json"
+
+
+class WrongMethod(HivebusError):
+    """The path exists, the method does not."""
+
+    status = 405
+    default_code = "method_not_allowed"
+
+
+class TooSlow(HivebusError):
+    """The request did not arrive in time."""
+
+    status = 408
+    default_code = "request_timeout"
+
+
+class Problems(ErrorHandler):
+    """Sanic's hook for whatever a handler raises. No traceback reaches a user."""
+
+    def default(self, request: Request, exception: Exception) -> HTTPResponse:
+        """The problem document of an exception."""
+        error = as_error(request, exception)
+        REFUSED.labels(error.code).inc()
+        return problem(error)
+
+
+def problem(error: HivebusError) -> HTTPResponse:
+    """An error as a response."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="hivebus"'
+    return HTTPResponse(orjson.dumps(error.as_problem()), error.status, headers, PROBLEM)
+
+
+def as_error(request: Request, exception: Exception) -> HivebusError:
+    """Whatever was raised, in the words of our own tree."""
+    if isinstance(exception, HivebusError):
+        return exception
+    if isinstance(exception, NoSuchPath):
+        return NotFound(
+            f"There is nothing at {request.path}.",
+            code="unknown_path",
+            remedy="See docs/reference/rest.md for the paths there are.",
+        )
+    if isinstance(exception, MethodNotAllowed):
+        return WrongMethod(
+            f"{request.method} is not possible at {request.path}.", remedy=f"Allowed: {_allowed(exception)}."
+        )
+    if isinstance(exception, PayloadTooLarge):
+        return TooLarge(
+            "The body is larger than 1 MiB.",
+            remedy="Store large values with PUT /api/blobs/{sha256}; cut task files into batches.",
+        )
+    if isinstance(exception, RequestTimeout | RequestCancelled):
+        return TooSlow("The request did not arrive in time.", remedy="Send it again.")
+    if isinstance(exception, InvalidUsage) or (isinstance(exception, SanicException) and exception.status_code < 500):
+        return Invalid(str(exception) or "The request could not be read.", remedy="Check the request line and headers.")
+    logger.error("%s %s failed.", request.method, request.path, exc_info=exception)
+    return HivebusError(
+        "Something broke inside Hivebus; it is in the program's log.",
+        remedy="Try again; if it lasts, report it with the log's lines.",
+    )
+
+
+def _allowed(exception: MethodNotAllowed) -> str:
+    headers: dict[str, Any] = dict(getattr(exception, "headers", {}) or {})
+    return str(headers.get("Allow", "see the reference"))

@@ -1,0 +1,186 @@
+"""What the program says of itself: status, info, health, metrics, and the session of a browser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+from msgspec import Struct
+from sanic import HTTPResponse, Request, Sanic
+
+from adapters import telemetry
+from core.catalogue import AGENT_TYPES
+from core.kernel.errors import Unavailable
+from core.kernel.ports import Clock, EventLog
+from core.services.dispatch import ReadableViews
+from core.services.positions import PositionGate
+from core.services.scheduler import Scheduler
+from entrypoints.http.decode import from_json
+from entrypoints.http.door import COOKIE, SESSION_S, Door, check_media
+from entrypoints.http.rest import JSON, json_response
+from projections.agents import count_active
+from projections.queue import ShowQueue, show_queue
+
+NOT_HERE = "this node is not part of a Docker Swarm"
+
+
+class Vitals(Struct, kw_only=True):
+    """What the program knows of its own state. `draining` turns readiness red from SIGTERM on."""
+
+    version: str
+    started_ms: int
+    slots: int
+    draining: bool = False
+
+
+class System:
+    """The endpoints that speak of the program, not of the fleet."""
+
+    def __init__(
+        self,
+        vitals: Vitals,
+        log: EventLog,
+        views: ReadableViews,
+        clock: Clock,
+        recorded: PositionGate,
+        applied: PositionGate,
+        scheduler: Scheduler,
+        door: Door,
+    ) -> None:
+        self._vitals = vitals
+        self._log = log
+        self._views = views
+        self._clock = clock
+        self._recorded = recorded
+        self._applied = applied
+        self._scheduler = scheduler
+        self._door = door
+        self._process = psutil.Process()
+        self._process.cpu_percent()
+
+    def add_health(self, app: Sanic[Any, Any]) -> None:
+        """Liveness and local readiness, on every listener, without a key."""
+        app.add_route(self._live, "/health/live", methods=["GET"], name="live")
+        app.add_route(self._ready, "/health/ready", methods=["GET"], name="ready")
+
+    def add_api(self, app: Sanic[Any, Any]) -> None:
+        """Status, info and sessions."""
+        app.add_route(self._status, "/api/status", methods=["GET"], name="status")
+        app.add_route(self._info, "/api/info", methods=["GET"], name="info")
+        app.add_route(self._session, "/api/session", methods=["POST"], name="session")
+
+    def add_metrics(self, app: Sanic[Any, Any]) -> None:
+        """Prometheus' text format."""
+        app.add_route(self._metrics, "/metrics", methods=["GET"], name="metrics")
+
+    # --- handlers ---
+
+    async def _live(self, request: Request) -> HTTPResponse:
+        return json_response({"status": "live"})
+
+    async def _ready(self, request: Request) -> HTTPResponse:
+        reason = await self._not_ready()
+        if reason is None:
+            return json_response({"status": "ready"})
+        raise Unavailable(reason, code="not_ready", remedy="Wait, or ask another replica.", retry_after_s=1)
+
+    async def _not_ready(self) -> str | None:
+        if self._vitals.draining:
+            return "This program is stopping."
+        if not await self._log.healthy():
+            return "The broker does not answer."
+        if not self._scheduler.leading:
+            return "No scheduler leads yet."
+        return None
+
+    async def _status(self, request: Request) -> HTTPResponse:
+        self._door.check_origin(request)
+        broker = await self._log.healthy()
+        now_ms = self._clock.now_ms()
+        async with self._views.reader(at=None, now_ms=now_ms) as reader:
+            active = await count_active(reader)
+            queue = await show_queue(ShowQueue(), reader)
+        services = {
+            "agents": "healthy" if active else "degraded",
+            "websocket": None,
+            "database": "healthy",
+            "broker": "healthy" if broker else "unhealthy",
+        }
+        status = "unhealthy" if not broker else "healthy" if active else "degraded"
+        memory = psutil.virtual_memory()
+        return json_response(
+            {
+                "status": status,
+                "version": self._vitals.version,
+                "uptime": (now_ms - self._vitals.started_ms) / 1000,
+                "services": services,
+                "metrics": {
+                    "active_agents": active,
+                    "queued_tasks": queue["depth"],
+                    "live_tasks": len(self._scheduler.fleet.tasks),
+                    "cpu_usage": self._process.cpu_percent(),
+                    "memory_usage": memory.percent,
+                    "memory_rss_bytes": self._process.memory_info().rss,
+                },
+                "positions": {"recorded": self._recorded.position, "applied": self._applied.position},
+                "unknown": {"services.websocket": "this version has no WebSocket listener"},
+            }
+        )
+
+    async def _info(self, request: Request) -> HTTPResponse:
+        self._door.admit(request)
+        return json_response(
+            {
+                "system": {
+                    "node_count": None,
+                    "swarm_status": None,
+                    "docker_version": None,
+                    "unknown": dict.fromkeys(("node_count", "swarm_status", "docker_version"), NOT_HERE),
+                },
+                "capabilities": {
+                    "agents": len(AGENT_TYPES),
+                    "agent_types": {
+                        name: {
+                            "executor": kind.executor,
+                            "capabilities": kind.capabilities,
+                            "description": kind.description,
+                        }
+                        for name, kind in AGENT_TYPES.items()
+                    },
+                    "max_concurrent_tasks": sum(
+                        host.slots for host in self._scheduler.fleet.hosts.values() if host.session
+                    ),
+                    "supported_protocols": ["rest"],
+                },
+                "version": self._vitals.version,
+            }
+        )
+
+    async def _session(self, request: Request) -> HTTPResponse:
+        self._door.check_origin(request)
+        check_media(request, JSON)
+        asked = from_json(_Session, request.body)
+        cookie = self._door.session_for(ticket=asked.ticket, key=asked.key)
+        response = json_response({"message": "This browser is known for 30 days."}, 201)
+        response.add_cookie(
+            COOKIE,
+            cookie,
+            httponly=True,
+            samesite="Strict",
+            secure=False,
+            max_age=SESSION_S,
+            path="/",
+            host_prefix=False,
+        )
+        return response
+
+    async def _metrics(self, request: Request) -> HTTPResponse:
+        telemetry.LIVE_TASKS.set(len(self._scheduler.fleet.tasks))
+        telemetry.RECORDER_POSITION.set(self._recorded.position)
+        telemetry.VIEWS_POSITION.set(self._applied.position)
+        return HTTPResponse(telemetry.exposition(), 200, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+class _Session(Struct, forbid_unknown_fields=True):
+    ticket: str | None = None
+    key: str | None = None

@@ -1,0 +1,219 @@
+"""`hivebus up`: one process, a broker as its child, started when all is ready and ended without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import AsyncExitStack
+from importlib.metadata import version as version_of
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import uvloop
+
+from adapters.jetstream.server import EmbeddedServer
+from core.kernel.errors import HivebusError, StartRefused
+from entrypoints import settings as settings_module
+from entrypoints.lock import DataDirectory
+from entrypoints.paths import connection_file, write_private
+from entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    import socket
+
+    from entrypoints.bootstrap import Program
+    from entrypoints.http.listener import Listener
+
+logger = logging.getLogger("hivebus")
+
+BROKER_RESTARTS_MAX = 5
+BROKER_CALM_S = 60.0
+BROKER_STOP_S = 3.0
+READY_S_MAX = 60.0
+
+
+def serve() -> int:
+    """Run until SIGTERM or SIGINT; the exit code. Every reason not to start is one sentence and a remedy on stderr."""
+    started = time.monotonic()
+    directory: DataDirectory | None = None
+    try:
+        settings = settings_module.load()
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.basicConfig(
+            level=settings.log_level.upper(),
+            stream=sys.stderr,
+            format="%(asctime)s %(levelname)-7s %(name)s  %(message)s",
+        )
+        directory = DataDirectory(settings.data_dir)
+        directory.take()
+        # The executors' children find the same data directory, whatever their working directory is.
+        os.environ["HIVEBUS_DATA_DIR"] = str(settings.data_dir.absolute())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_Life(settings, started).run())
+    except StartRefused as refusal:
+        print(f"hivebus: {refusal.sentence}", file=sys.stderr)
+        if refusal.remedy:
+            print(f"  {refusal.remedy}", file=sys.stderr)
+        return 1
+    finally:
+        if directory is not None:
+            directory.release()
+
+
+class _Life:
+    """One run of the program."""
+
+    def __init__(self, settings: Settings, started: float) -> None:
+        self._settings = settings
+        self._started = started
+        self._stop = asyncio.Event()
+        self._broker = EmbeddedServer(settings.data_dir, port=settings.nats_port, profile=settings.profile)
+        self._listeners: list[Listener] = []
+        self._lives: asyncio.Task[None] | None = None
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for signal_ in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_, self._stop.set)
+        try:
+            async with AsyncExitStack() as stack:
+                bootstrap, sockets = await self._prepare(stack)
+                program = await stack.enter_async_context(
+                    bootstrap.joined(self._settings, self._broker, version_of("hivebus"))
+                )
+                await self._live(program, sockets)
+        except BaseExceptionGroup as group:
+            return _explain(group)
+        return 0
+
+    async def _prepare(self, stack: AsyncExitStack) -> tuple[Any, list[socket.socket]]:
+        """Start the broker while the rest of the program is imported: together they are most of a start."""
+        imported = asyncio.create_task(asyncio.to_thread(importlib.import_module, "entrypoints.bootstrap"))
+        stack.push_async_callback(self._stop_broker)
+        await self._broker.start()
+        bootstrap = await imported
+        from entrypoints.http.listener import bind  # noqa: PLC0415 - imported by bootstrap already
+
+        chosen = self._settings
+        sockets = []
+        for name in ("api_port", "ui_port", "metrics_port"):
+            sock = bind(chosen.bind, getattr(chosen, name), f"HIVEBUS_{name.upper()}")
+            stack.callback(sock.close)
+            sockets.append(sock)
+        return bootstrap, sockets
+
+    async def _live(self, program: Program, sockets: list[socket.socket]) -> None:
+        from entrypoints.http.listener import Listener  # noqa: PLC0415 - imported by bootstrap already
+
+        apps = (program.api_app(), program.ui_app(), program.metrics_app())
+        self._listeners = [Listener(app, sock) for app, sock in zip(apps, sockets, strict=True)]
+        async with asyncio.TaskGroup() as group:
+            services = [group.create_task(service) for service in program.services()]
+            services.append(group.create_task(self._watch_broker()))
+            lives = group.create_task(program.host.live())
+            if await self._until_ready(program):
+                self._announce(program)
+                await self._stop.wait()
+                await self._drain(program, lives)
+            lives.cancel()
+            await program.scheduler.save()
+            for service in services:
+                service.cancel()
+
+    async def _until_ready(self, program: Program) -> bool:
+        """Prepare the listeners, wait for a leader and a host, then answer; False if a signal came first."""
+        for listener in self._listeners:
+            await listener.prepare()
+        await program.spawn_first_agents(self._settings)
+        deadline = time.monotonic() + READY_S_MAX
+        while not (program.scheduler.leading and program.host.session):
+            if self._stop.is_set():
+                return False
+            if time.monotonic() > deadline:
+                raise StartRefused("No scheduler led within a minute.", remedy="Look at the log lines above.")
+            await asyncio.sleep(0.005)
+        for listener in self._listeners:
+            await listener.serve()
+        return True
+
+    async def _drain(self, program: Program, lives: asyncio.Task[None]) -> None:
+        """Readiness red, listeners closed, requests and attempts finished, all within the grace."""
+        program.vitals.draining = True
+        logger.info("Stopping: requests and attempts get %.0f s.", self._settings.grace_s)
+        lives.cancel()
+        async with asyncio.timeout(self._settings.grace_s):
+            cut = asyncio.gather(*(listener.drain(self._settings.grace_s - 1) for listener in self._listeners))
+            await program.host.drain()
+            left = sum(await cut)
+        connection_file(self._settings.data_dir).unlink(missing_ok=True)
+        logger.info("Stopped; %d connections had to be cut.", left)
+
+    # --- the broker ---
+
+    async def _watch_broker(self) -> None:
+        """Start the broker again when it dies, on its port; too often is an error that ends the program."""
+        deaths: list[float] = []
+        while True:
+            code = await self._broker.wait()
+            deaths = [death for death in deaths if time.monotonic() - death < BROKER_CALM_S] + [time.monotonic()]
+            if len(deaths) > BROKER_RESTARTS_MAX:
+                raise StartRefused(
+                    f"The broker ended {len(deaths)} times within a minute.",
+                    remedy=f"Read {self._settings.data_dir / 'broker' / 'nats-server.log'}.",
+                )
+            logger.error("The broker ended with code %d; it is started again.", code)
+            self._broker = EmbeddedServer(
+                self._settings.data_dir, port=self._broker.port, profile=self._settings.profile
+            )
+            await self._broker.start()
+
+    async def _stop_broker(self) -> None:
+        await self._broker.stop(grace_s=BROKER_STOP_S)
+
+    # --- words ---
+
+    def _announce(self, program: Program) -> None:
+        """connection.json for the command line, and the first lines that a user sees."""
+        api, ui, metrics = (f"http://{_shown(self._settings.bind)}:{listener.port}" for listener in self._listeners)
+        path = connection_file(self._settings.data_dir)
+        content = {"url": api, "ui_url": ui, "metrics_url": metrics, "pid": os.getpid()}
+        write_private(path, orjson.dumps(content).decode())
+        warning = (
+            "  profile    fast: a power cut may lose the last second\n" if self._settings.profile == "fast" else ""
+        )
+        print(
+            f"Hivebus is ready after {time.monotonic() - self._started:.2f} s.\n"
+            f"  page       {ui}/?ticket={program.door.ticket()}  (this link works once)\n"
+            f"  API        {api}\n"
+            f"  metrics    {metrics}/metrics\n"
+            f"  data       {self._settings.data_dir}\n"
+            f"{warning}"
+            "Submit work from another shell:  hivebus task submit --type hello --wait -- echo hello",
+            flush=True,
+        )
+
+
+def _shown(address: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, address)  # noqa: S104 - only shown
+
+
+def _explain(group: BaseExceptionGroup[BaseException]) -> int:
+    """A crash of a service, in one line each; the tracebacks only at level debug."""
+    for error in _leaves(group):
+        if isinstance(error, HivebusError):
+            print(f"hivebus: {error.sentence}\n  {error.remedy}", file=sys.stderr)
+        elif not isinstance(error, asyncio.CancelledError):
+            print(f"hivebus: a service ended: {type(error).__name__}: {error}", file=sys.stderr)
+            logger.debug("", exc_info=error)
+    return 1
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]

@@ -1,0 +1,79 @@
+"""The settings, read once at start. Only this edge of the program knows where they come from."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.kernel.errors import StartRefused
+from entrypoints.paths import data_dir
+
+PREFIX = "HIVEBUS_"
+# Read elsewhere: by the CLI, by secrets, and by this program's children.
+FOREIGN = ("HIVEBUS_URL", "HIVEBUS_KEY", "HIVEBUS_DEBUG", "HIVEBUS_SECRET_", "HIVEBUS_TASK_", "HIVEBUS_ATTEMPT")
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """Every setting, its unit and its bound; each is the environment variable HIVEBUS_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, hide_input_in_errors=True, extra="ignore")
+
+    data_dir: Path = Field(default_factory=data_dir, description="Everything that is written lies under it.")
+    ui_port: Port = Field(3000, description="The page; it serves /api/ too, so that the page has one origin.")
+    api_port: Port = Field(3001, description="The REST API.")
+    metrics_port: Port = Field(9000, description="Prometheus metrics.")
+    nats_port: Port = Field(0, description="The broker, on loopback; 0 takes a free one.")
+    profile: Literal["durable", "fast"] = Field(
+        "durable",
+        description="durable: every commit is on disk before it is acknowledged. fast: a power cut may lose 1 s.",
+    )
+    bind: str = Field("127.0.0.1", description="Address of the listeners.")
+    allowed_hosts: str = Field("", description="Host names beside loopback's that may be called, separated by commas.")
+    slots: int = Field(32, ge=1, le=4096, description="Attempts that this process's host runs at once.")
+    shell_slots: int = Field(
+        max(2, os.cpu_count() or 2), ge=1, le=256, description="Slots of the agent `shell` that the first start spawns."
+    )
+    python_slots: int = Field(8, ge=1, le=256, description="Slots of the agent `python` that the first start spawns.")
+    lease_s: float = Field(20.0, ge=1, le=3600, description="A host silent for so long is lost.")
+    self_stop_s: float = Field(15.0, ge=0.5, le=3600, description="A host unanswered for so long ends its attempts.")
+    beat_s: float = Field(5.0, ge=0.1, le=600, description="Seconds between a host's beats.")
+    grace_s: float = Field(10.0, ge=0, le=600, description="Seconds that requests and attempts get at the end.")
+    cache_aggregates: int = Field(1000, ge=1, le=1_000_000, description="Aggregates that the command bus keeps.")
+    cache_ttl_s: float = Field(300.0, ge=1, le=86_400, description="How long it keeps one that is not used.")
+    live_tasks_max: int = Field(200_000, ge=1, description="Tasks that have not ended; beyond it a submit is 429.")
+    readers: int = Field(4, ge=1, le=64, description="Connections that read, for each of the two databases.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What reaches stderr.")
+
+
+def load() -> Settings:
+    """The settings of this start. Raises StartRefused with the variable's name, never with its value."""
+    _refuse_misspelt()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + str(first["loc"][0]).upper()
+        raise StartRefused(f"{name}: {first['msg']}.", remedy=f"Correct {name} or unset it.") from None
+    if not settings.beat_s < settings.self_stop_s < settings.lease_s:
+        raise StartRefused(
+            "HIVEBUS_BEAT_S, HIVEBUS_SELF_STOP_S and HIVEBUS_LEASE_S must grow in this order.",
+            remedy="A host must stop by itself before its lease ends: 5, 15 and 20 are the defaults.",
+        )
+    return settings
+
+
+def _refuse_misspelt() -> None:
+    """pydantic passes over names it does not know; a misspelt setting would be ignored silently."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known and not name.startswith(FOREIGN):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]}?" if close else "docs/reference/settings.md lists what there is."
+            raise StartRefused(f"{name} is no setting of Hivebus.", remedy=hint)

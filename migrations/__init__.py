@@ -1,0 +1,1 @@
+"""Alembic migrations of the store. The views need none: they are rebuilt."""

@@ -1,0 +1,11 @@
+"""All views and all queries of the program."""
+
+from __future__ import annotations
+
+from core.kernel.registry import QuerySpec
+from core.projection import View
+from projections import agents, queue, tasks
+from projections.timeline import Timeline
+
+VIEWS: tuple[View, ...] = (tasks.TaskSpecs(), tasks.Tasks(), agents.Agents(), queue.Queue(), Timeline())
+QUERIES: tuple[QuerySpec, ...] = (*tasks.QUERIES, *agents.QUERIES, *queue.QUERIES)
