@@ -30,6 +30,8 @@ from adapters.memory.hosts import LocalControl, LocalGateway
 from adapters.secrets import FileSecrets
 from adapters.snapshots import FileSnapshots
 from adapters.sql.store import SqlStore
+from adapters.sql.verify import Report
+from adapters.sql.verify import verify as verify_views
 from adapters.sql.views import SqlViews
 from core.actions import registry as make_registry
 from core.agent import SpawnAgent
@@ -40,6 +42,7 @@ from core.kernel.registry import Registry
 from core.services.agent_host import AgentHost
 from core.services.dispatch import Dispatcher
 from core.services.log_care import compare, refuse_unless_equal
+from core.services.pace import Load, Pace
 from core.services.positions import PositionGate
 from core.services.projector import Projector
 from core.services.recorder import Recorder
@@ -151,6 +154,11 @@ async def joined(settings: Settings, broker: EmbeddedServer, version: str) -> As
         yield _join(settings, version, clock, log, store, views, blobs, secret_files, machine)
 
 
+async def verify(root: Path, progress: Callable[[int, int], None]) -> Report:
+    """Refold the store of a data directory and compare all views, beside a running program or without one."""
+    return await asyncio.to_thread(verify_views, root, VIEWS, Codec(make_registry()), progress)
+
+
 def _join(
     settings: Settings,
     version: str,
@@ -165,7 +173,7 @@ def _join(
     root = settings.data_dir
     registry = make_registry(QUERIES)
     codec = Codec(registry)
-    recorded, applied = PositionGate(), PositionGate()
+    recorded, applied, load = PositionGate(), PositionGate(), Load()
     bus = CommandBus(
         log, registry, codec, clock, store, cache_max=settings.cache_aggregates, cache_ttl_s=settings.cache_ttl_s
     )
@@ -201,8 +209,22 @@ def _join(
         log=log,
         store=store,
         views=views,
-        recorder=Recorder(log, store, codec, clock, on_recorded=recorded.advance),
-        projector=Projector(store, views, codec, recorded, applied.advance),
+        recorder=Recorder(
+            log,
+            store,
+            codec,
+            clock,
+            on_recorded=recorded.advance,
+            pace=Pace(load, clock, share=0.15, lag=lambda: scheduler.fleet.position - recorded.position, lag_max=50_000),
+        ),
+        projector=Projector(
+            store,
+            views,
+            codec,
+            recorded,
+            applied.advance,
+            pace=Pace(load, clock, share=0.2, lag=lambda: recorded.position - applied.position, lag_max=50_000),
+        ),
         scheduler=scheduler,
         host=host,
         dispatcher=Dispatcher(
@@ -216,6 +238,7 @@ def _join(
             applied,
             live_tasks=lambda: len(scheduler.fleet.tasks),
             live_tasks_max=settings.live_tasks_max,
+            load=load,
         ),
         door=door,
         system=System(vitals, log, views, clock, recorded, applied, scheduler, door),

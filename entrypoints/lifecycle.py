@@ -40,6 +40,7 @@ READY_S_MAX = 60.0
 def serve() -> int:
     """Run until SIGTERM or SIGINT; the exit code. Every reason not to start is one sentence and a remedy on stderr."""
     started = time.monotonic()
+    sys.setswitchinterval(0.0005)
     directory: DataDirectory | None = None
     try:
         settings = settings_module.load()

@@ -7,6 +7,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from core.kernel.command_bus import Accepted, Caller, CommandBus
+from core.kernel.commit import cause_of
 from core.services.agent_host import AgentHost
 from core.services.link import Beat, BeatAnswer, Cancel, Run
 from core.services.scheduler import Scheduler
@@ -43,12 +44,15 @@ class LocalControl:
         self._scheduler = scheduler
         self._actor = actor
 
-    async def execute(self, command: Struct, *, correlation_id: str, command_id: str | None = None) -> Accepted:
+    async def execute(
+        self, command: Struct, *, correlation_id: str, cause: int = 0, command_id: str | None = None
+    ) -> Accepted:
         """Straight to the bus."""
         caller = Caller(
             actor=self._actor,
             command_id=UUID(command_id) if command_id else None,
             correlation_id=correlation_id,
+            causation_id=cause_of(cause),
         )
         return await self._bus.execute(command, caller)
 

@@ -32,7 +32,7 @@ class WriterThread:
     """One connection on one thread: a transaction is one hop, however many statements it has.
 
     The async driver makes three hops a statement, and each waits for its turn of the loop: half the commits/s on an
-    idle loop, a tenth on a busy one.
+    idle loop, and far fewer on a busy one.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -65,17 +65,17 @@ class WriterThread:
 class Engines(Struct, frozen=True):
     """The two ways to one database; neither opens anything before its first use.
 
-    `writer` runs whole transactions, one at a time. `readers` refuses to write; waiting for one of its connections
+    `thread` writes, whole transactions, one at a time. `readers` refuses to write; waiting for one of its connections
     ends after 5 s.
     """
 
-    writer: WriterThread
+    thread: WriterThread
     readers: AsyncEngine
 
     async def close(self) -> None:
         """Close all connections; on the last one SQLite folds the WAL into the file."""
         await self.readers.dispose()
-        await self.writer.close()
+        await self.thread.close()
 
 
 def sqlite_engines(path: Path, *, readers: int = 4) -> Engines:

@@ -26,7 +26,7 @@ async def migrate(engines: Engines) -> None:
     async with engines.readers.connect() as connection:
         if await connection.run_sync(stored_revision) == HEAD:
             return
-    await engines.writer.transact(_upgrade)
+    await engines.thread.transact(_upgrade)
 
 
 def stored_revision(connection: Connection) -> str | None:

@@ -69,7 +69,7 @@ def look_up(connection: Connection, column: Column[Any], values: Collection[Any]
 def _insert_sql(dialect: Dialect, table: Table, size: int, on_conflict: Callable[[Any], Any]) -> str:
     names = [[f"{column.name}_{index}" for column in table.columns] for index in range(size)]
     keys = [column.name for column in table.columns]
-    rows = [{key: bindparam(name) for key, name in zip(keys, row, strict=True)} for row in names]
+    rows: list[dict[str, Any]] = [dict(zip(keys, map(bindparam, row), strict=True)) for row in names]
     statement = on_conflict(_INSERTS[dialect.name](table).values(rows))
     return _compile(dialect, statement, [name for row in names for name in row])
 

@@ -89,7 +89,7 @@ class SqlStore:
 
     async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> None:
         """See Store. A cancelled call has written all or nothing: the checkpoint tells."""
-        written = await self._engines.writer.transact(self._writer.write, recordings, old, new)
+        written = await self._engines.thread.transact(self._writer.write, recordings, old, new)
         for names, ids in written.ids:
             names.keep(ids)
         for recording in written.repeats:

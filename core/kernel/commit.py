@@ -94,6 +94,11 @@ def split_subject(subject: str) -> tuple[str, str]:
     return noun, aggregate_id
 
 
+def cause_of(position: int) -> str | None:
+    """A commit as the cause of another: `@` and its position. A caller's command is its own cause."""
+    return f"@{position}" if position else None
+
+
 def commit_id_of(command_id: UUID) -> UUID:
     """The id that every attempt to commit this command carries: finding it on the log means success."""
     return derive(command_id, "commit")

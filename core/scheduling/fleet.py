@@ -34,6 +34,7 @@ class TaskEntry(Struct, kw_only=True):
     timeout_s: float
     avoid_last_agent: bool
     correlation_id: str
+    last_position: int = 0
     status: str = "submitted"
     not_before_ms: int = 0
     cancelling: bool = False
@@ -159,6 +160,7 @@ class Fleet:
         entry = self.tasks.get(task_id)
         if entry is None:
             return
+        entry.last_position = commit.position
         match event:
             case tasks.TaskQueued():
                 entry.status = "queued"
@@ -186,6 +188,7 @@ class Fleet:
             id=commit.aggregate_id,
             key=commit.body.occurred_at - event.priority * AGE_STEP_MS,
             position=commit.position,
+            last_position=commit.position,
             need=Requirement(event.executor, tuple(event.requires), event.agent_type, event.agent_id),
             timeout_s=event.timeout_s,
             avoid_last_agent=event.retry.avoid_last_agent,

@@ -19,11 +19,13 @@ TIMEOUT_SLACK_MS = 15_000
 
 
 class Decision(Struct, frozen=True):
-    """One command to issue. `key` names what it is about: only one decision per key is under way."""
+    """One command to issue. `key` names what it is about: only one decision per key is under way.
+    `cause` is the position that led to it."""
 
     key: str
     command: Struct
     correlation_id: str | None = None
+    cause: int = 0
     agent_id: str = ""
     host_id: str = ""
 
@@ -96,7 +98,7 @@ def _orphans(fleet: Fleet, overlay: Overlay) -> Iterator[Decision]:
             command = ExpireTask(
                 task_id=task_id, fence=entry.fence, outcome="crashed", error="Its host's process ended while it ran."
             )
-        yield Decision(task_id, command, entry.correlation_id)
+        yield Decision(task_id, command, entry.correlation_id, entry.last_position)
 
 
 def _timeouts(fleet: Fleet, overlay: Overlay, now_ms: int) -> Iterator[Decision]:
@@ -110,7 +112,7 @@ def _timeouts(fleet: Fleet, overlay: Overlay, now_ms: int) -> Iterator[Decision]
         command = ExpireTask(
             task_id=task_id, fence=fence, outcome="timed_out", error="The host did not end it at its timeout."
         )
-        yield Decision(task_id, command, entry.correlation_id)
+        yield Decision(task_id, command, entry.correlation_id, entry.last_position)
 
 
 def _due(fleet: Fleet, overlay: Overlay, now_ms: int) -> Iterator[Decision]:
@@ -121,7 +123,7 @@ def _due(fleet: Fleet, overlay: Overlay, now_ms: int) -> Iterator[Decision]:
         entry = fleet.tasks.get(task_id)
         if entry is None or entry.status != "scheduled" or entry.not_before_ms != due_ms or task_id in overlay:
             continue
-        yield Decision(task_id, QueueTask(task_id=task_id), entry.correlation_id)
+        yield Decision(task_id, QueueTask(task_id=task_id), entry.correlation_id, entry.last_position)
 
 
 def _assignments(fleet: Fleet, overlay: Overlay) -> Iterator[Decision]:
@@ -143,7 +145,7 @@ def _assignments(fleet: Fleet, overlay: Overlay) -> Iterator[Decision]:
         command = AssignTask(
             task_id=entry.id, agent_id=agent.id, host_id=agent.host_id, session=agent.session, term=fleet.term
         )
-        yield Decision(entry.id, command, entry.correlation_id, agent.id, agent.host_id)
+        yield Decision(entry.id, command, entry.correlation_id, entry.last_position, agent.id, agent.host_id)
         _push_head(heads, fleet, overlay, need)
 
 

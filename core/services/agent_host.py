@@ -237,7 +237,7 @@ class AgentHost:
         run = attempt.run
         command = StartTask(task_id=run.task_id, fence=run.fence, started_ms=attempt.started_ms)
         try:
-            await self._control.execute(command, correlation_id=run.correlation_id)
+            await self._control.execute(command, correlation_id=run.correlation_id, cause=run.fence)
         except HivebusError as error:
             logger.debug("task.start %s: %s", run.task_id, error.sentence)
 
@@ -255,13 +255,13 @@ class AgentHost:
             steps_completed=progress.steps_completed,
             total_steps=progress.total_steps,
         )
-        said = asyncio.create_task(self._say(command, attempt.run.correlation_id))
+        said = asyncio.create_task(self._say(command, attempt.run))
         self._ending.add(said)
         said.add_done_callback(self._ending.discard)
 
-    async def _say(self, command: ProgressTask, correlation_id: str) -> None:
+    async def _say(self, command: ProgressTask, run: Run) -> None:
         try:
-            await self._control.execute(command, correlation_id=correlation_id)
+            await self._control.execute(command, correlation_id=run.correlation_id, cause=run.fence)
         except HivebusError as error:
             logger.debug("task.progress %s: %s", command.task_id, error.sentence)
 

@@ -18,6 +18,7 @@ from core.kernel.ports import Clock, Store
 from core.kernel.registry import CommandSpec, QuerySpec, Registry, Scope
 from core.kernel.times import parse_rfc3339, rfc3339
 from core.secrets import Secrets, find_literal_secret
+from core.services.pace import Load
 from core.services.positions import PositionGate
 from core.services.vault import Vault
 
@@ -72,6 +73,7 @@ class Dispatcher:
         *,
         live_tasks: Callable[[], int],
         live_tasks_max: int = 200_000,
+        load: Load | None = None,
     ) -> None:
         self._bus = bus
         self._registry = registry
@@ -83,6 +85,7 @@ class Dispatcher:
         self._applied = applied
         self._live_tasks = live_tasks
         self._live_tasks_max = live_tasks_max
+        self._load = load or Load()
 
     # --- commands ---
 
@@ -155,7 +158,8 @@ class Dispatcher:
             fingerprint=fingerprint,
             correlation_id=envelope.correlation_id,
         )
-        return await self._bus.execute(command, caller)
+        with self._load:
+            return await self._bus.execute(command, caller)
 
     async def _seal(self, spec: CommandSpec, command: Struct) -> tuple[Struct, str | None]:
         parameters: dict[str, Any] = command.parameters  # type: ignore[attr-defined]

@@ -58,8 +58,10 @@ class BeatAnswer(Struct, frozen=True, kw_only=True):
 class Control(Protocol):
     """What a host reaches of the bus."""
 
-    async def execute(self, command: Struct, *, correlation_id: str, command_id: str | None = None) -> Accepted:
-        """Issue a command of scope `host`. Raises what CommandBus.execute raises."""
+    async def execute(
+        self, command: Struct, *, correlation_id: str, cause: int = 0, command_id: str | None = None
+    ) -> Accepted:
+        """Issue a command of scope `host`, caused by a position. Raises what CommandBus.execute raises."""
         ...
 
     async def beat(self, beat: Beat) -> BeatAnswer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -10,6 +9,7 @@ from typing import Protocol
 from core.kernel.codec import Codec, Undecodable
 from core.kernel.commit import Commit
 from core.kernel.ports import Store, Stored
+from core.services.pace import Pace
 from core.services.positions import PositionGate
 
 logger = logging.getLogger("hivebus.projector")
@@ -40,17 +40,21 @@ class Projector:
         codec: Codec,
         recorded: PositionGate,
         on_applied: Callable[[int], None],
+        pace: Pace | None = None,
     ) -> None:
         self._store = store
         self._views = views
         self._codec = codec
         self._recorded = recorded
         self._on_applied = on_applied
+        self._pace = pace
 
     async def run(self) -> None:
         """Project for ever."""
         self._on_applied(self._views.position)
         while True:
+            if self._pace is not None:
+                self._pace.begin()
             behind = await self._store.read(after=self._views.position, limit=BATCH_MAX)
             if not behind:
                 await self._recorded.wait_for(self._views.position + 1, timeout_s=60.0)
@@ -58,7 +62,8 @@ class Projector:
             commits = [commit for stored in behind if (commit := self._decoded(stored)) is not None]
             await self._views.apply(commits, behind[-1].entry.position)
             self._on_applied(self._views.position)
-            await asyncio.sleep(0)
+            if self._pace is not None:
+                await self._pace.rest()
 
     def _decoded(self, stored: Stored) -> Commit | None:
         """The commit; None for what the recorder parked: no view may fold it."""

@@ -16,6 +16,7 @@ from core.kernel.commit import Body, Entry, split_subject
 from core.kernel.errors import Unavailable
 from core.kernel.merkle import Frontier, leaf_hash
 from core.kernel.ports import Checkpoint, Clock, EventLog, Recording, Store
+from core.services.pace import Pace
 
 logger = logging.getLogger("hivebus.recorder")
 
@@ -57,6 +58,7 @@ class Recorder:
         *,
         batch_max: int = 1000,
         on_recorded: Callable[[int], None] = _nothing,
+        pace: Pace | None = None,
     ) -> None:
         self._log = log
         self._store = store
@@ -64,6 +66,7 @@ class Recorder:
         self._clock = clock
         self._batch_max = batch_max
         self._on_recorded = on_recorded
+        self._pace = pace
         self._checkpoint = Checkpoint()
         self._delay_ms: int | None = None
 
@@ -89,7 +92,11 @@ class Recorder:
         async with aclosing(follow):
             async for entries in follow:
                 for start in range(0, len(entries), self._batch_max):
+                    if self._pace is not None:
+                        self._pace.begin()
                     await self._record(entries[start : start + self._batch_max], frontier)
+                    if self._pace is not None:
+                        await self._pace.rest()
 
     async def _record(self, entries: Sequence[Entry], frontier: Frontier) -> None:
         old = self._checkpoint

@@ -16,7 +16,7 @@ import msgspec
 from core.host import LoseHost
 from core.kernel.codec import Codec, Undecodable
 from core.kernel.command_bus import Accepted, Caller, CommandBus
-from core.kernel.commit import Commit, Entry
+from core.kernel.commit import Commit, Entry, cause_of
 from core.kernel.errors import HivebusError, NotFound, OutcomeUnknown, Refused, Unavailable
 from core.kernel.ids import uuid7
 from core.kernel.merkle import leaf_hash
@@ -245,9 +245,8 @@ class Scheduler:
     async def _execute(self, decision: Decision) -> None:
         key = decision.key
         try:
-            accepted = await self._bus.execute(
-                decision.command, Caller(actor=ACTOR, correlation_id=decision.correlation_id)
-            )
+            caller = Caller(actor=ACTOR, correlation_id=decision.correlation_id, causation_id=cause_of(decision.cause))
+            accepted = await self._bus.execute(decision.command, caller)
         except (Refused, NotFound, OutcomeUnknown) as error:
             # Refused: the log knows more than the fold. Unknown: it may hold the commit. Either way the fold must
             # pass the log's head before it speaks for this key again.

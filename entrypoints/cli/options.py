@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
-import msgspec.inspect as inspect
 import orjson
-from msgspec import NODEFAULT, Struct, to_builtins
+from msgspec import NODEFAULT, Struct, inspect, to_builtins
 
 # A repeatable option reads better in the singular.
 SINGULAR = {"parameters": "param", "labels": "label", "capabilities": "capability"}
 
 
-class JsonValue(click.ParamType):
+class JsonValue(click.ParamType[Any]):
     """JSON; what is no JSON is taken as text, so that `--param path=README.md` needs no second pair of quotes."""
 
     name = "json"
@@ -29,7 +28,7 @@ class JsonValue(click.ParamType):
             return value
 
 
-class Pair(click.ParamType):
+class Pair(click.ParamType[tuple[str, Any]]):
     """KEY=VALUE, where the value is JSON or text (`as_text`: text only)."""
 
     name = "key=json"
@@ -99,7 +98,7 @@ def _option(field: inspect.Field, *, required: bool) -> click.Option:
     return click.Option(names, type=_param_type(kind), multiple=repeats, required=required, help=_help(field, kind))
 
 
-def _param_type(kind: inspect.Type) -> click.ParamType | type:
+def _param_type(kind: inspect.Type) -> click.ParamType[Any] | type:
     match kind:
         case inspect.IntType():
             return click.IntRange(min=kind.ge, max=kind.le)
@@ -120,7 +119,7 @@ def _param_type(kind: inspect.Type) -> click.ParamType | type:
 
 
 def _help(field: inspect.Field, kind: inspect.Type) -> str:
-    said = [text for text in _described(field.type)]
+    said = list(_described(field.type))
     if isinstance(kind, inspect.StructType):
         said.append(f"Fields: {', '.join(inner.encode_name for inner in kind.fields)}.")
     if isinstance(field.type, inspect.UnionType):

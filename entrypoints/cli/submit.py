@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import click
@@ -27,12 +26,12 @@ TOKEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 DOC = """Submit tasks, and wait for them if you like.
 
-    One task: its options, and for the executor `command` the program behind `--`. Many: --file, with one JSON object a
-    line (or a JSON array, or one object). The file is checked first: if a line is no task, nothing is sent.
+One task: its options, and for the executor `command` the program behind `--`. Many: --file, with one JSON object a line
+(or a JSON array, or one object). The file is checked first: if a line is no task, nothing is sent.
 
-    With --wait the command ends when each task has ended, or can never run; a restart of the server in between does not
-    disturb it. Exit codes: 0 all completed, 1 some not, 3 the server stayed away, 4 --timeout came first.
-    """
+With --wait the command ends when each task has ended, or can never run; a restart of the server in between does not
+disturb it. Exit codes: 0 all completed, 1 some not, 3 the server stayed away, 4 --timeout came first.
+"""
 EXAMPLES = (
     "hivebus task submit --type checksum --wait -- sha256sum README.md",
     "hivebus task submit --type greet --executor python --param function=echo --wait",
@@ -71,13 +70,15 @@ def submit_verb() -> Verb:
             key=idempotency_key or str(uuid7()),
             **{name: given.pop(name) for name in ("wait", "timeout", "everything", "as_json")},
         )
+        if not how.wait and (how.timeout is not None or how.everything):
+            refuse_usage("--timeout and --all belong to --wait.")
         task = values_of(SubmitTask, given)
         if file is not None:
             if task or argv:
                 refuse_usage("--file holds whole tasks: leave out the options of a task and the program.")
             return _many(file, how, keep_going=keep_going)
         if keep_going:
-            refuse_usage("--keep-going is for --file.")
+            refuse_usage("--keep-going belongs to --file.")
         return _one(_with_program(task, argv), how)
 
     return Verb(
@@ -159,8 +160,8 @@ def _many(file: BinaryIO, how: How, *, keep_going: bool) -> Exit:
         f"Interrupted while submitting. What was accepted runs: hivebus task list --correlation-id {how.correlation_id}"
     )
     submitted = submitter.send(lines, lambda answered: None)
+    _complain_about(submitted.rejected)
     submitted.rejected += [Rejected(line_.number, {"code": "bad_line", "detail": line_.why}) for line_ in bad]
-    _complain_about(submitted.rejected[: len(submitted.rejected) - len(bad)])
     if how.wait:
         return wait_for(connection, submitted, how)
     if how.as_json:
@@ -187,7 +188,11 @@ def wait_for(connection: Client, submitted: Submitted, how: How) -> Exit:
     follower = Follower(
         connection, watchlist, correlation_id=how.correlation_id, after=max(0, submitted.first_position - 1)
     )
-    with _waiting(how.correlation_id), shown(len(task_ids)) as changed:
+    when_interrupted(
+        "Stopped waiting. The tasks go on in the server: "
+        f"hivebus task list --correlation-id {how.correlation_id}, or end one: hivebus task cancel TASK_ID"
+    )
+    with shown(len(task_ids)) as changed:
         in_time = follower.run(changed, how.timeout)
     tasks = outcome.summaries(
         connection, task_ids, correlation_id=how.correlation_id, position=follower.position if task_ids else 0
@@ -203,12 +208,3 @@ def wait_for(connection: Client, submitted: Submitted, how: How) -> Exit:
     elif rows:
         note(f"{outcome.one_line(rows)}.")
     return outcome.exit_code_of(rows, refused=len(rejected), in_time=in_time)
-
-
-@contextmanager
-def _waiting(correlation_id: str) -> Iterator[None]:
-    when_interrupted(
-        "Stopped waiting. The tasks go on in the server: "
-        f"hivebus task list --correlation-id {correlation_id}, or cancel one: hivebus task cancel TASK_ID"
-    )
-    yield

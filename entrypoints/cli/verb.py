@@ -116,7 +116,7 @@ def client() -> Client:
 
 def json_option() -> click.Option:
     """`--json`, the same everywhere."""
-    return click.Option(["--json", "as_json"], is_flag=True, help="Print the server's JSON, one document.")
+    return click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document.")
 
 
 def refuse_usage(sentence: str) -> NoReturn:

@@ -39,10 +39,9 @@ class Listener:
 
     async def prepare(self) -> None:
         """Make the server; nothing is answered yet."""
-        server = await self.app.create_server(
+        server: Any = await self.app.create_server(
             sock=self._sock, backlog=BACKLOG, access_log=False, asyncio_server_kwargs={"start_serving": False}
         )
-        assert server is not None
         self._server = server
         await server.startup()
         await server.before_start()

@@ -36,7 +36,7 @@ async def revision(engines: Engines) -> str | None:
 
 async def pretend(engines: Engines, revision: str) -> None:
     change = text("UPDATE alembic_version SET version_num = :revision")
-    await engines.writer.transact(lambda connection: connection.execute(change, {"revision": revision}))
+    await engines.thread.transact(lambda connection: connection.execute(change, {"revision": revision}))
 
 
 def differences(connection: Connection) -> list[object]:
@@ -70,7 +70,7 @@ async def test_positions_are_row_ids_and_commands_have_none(engines: Engines) ->
 
 async def test_migrating_again_changes_nothing(engines: Engines) -> None:
     await migrate(engines)
-    await engines.writer.transact(Connection.execute, insert(schema.actors), {"id": 1, "name": "ada"})
+    await engines.thread.transact(Connection.execute, insert(schema.actors), {"id": 1, "name": "ada"})
     await migrate(engines)
     async with engines.readers.connect() as connection:
         assert (await connection.execute(select(schema.actors.c.name))).scalars().all() == ["ada"]
@@ -101,7 +101,7 @@ async def test_opening_a_newer_store_leaves_no_connection_behind(engines: Engine
 
 
 async def test_a_migration_that_fails_leaves_the_database_as_it_was(engines: Engines) -> None:
-    await engines.writer.transact(Connection.execute, text("CREATE TABLE heads (foreign_to_us INTEGER)"))
+    await engines.thread.transact(Connection.execute, text("CREATE TABLE heads (foreign_to_us INTEGER)"))
     with pytest.raises(exc.OperationalError, match="heads already exists"):
         await migrate(engines)
     async with engines.readers.connect() as connection:
@@ -150,7 +150,7 @@ def pragmas(connection: Connection, *names: str) -> list[object]:
 async def test_connections_are_set_up_as_measured_and_readers_cannot_write(engines: Engines) -> None:
     await migrate(engines)
     names = ("journal_mode", "synchronous", "wal_autocheckpoint", "busy_timeout", "foreign_keys", "query_only")
-    assert await engines.writer.transact(pragmas, *names) == ["wal", 2, 10_000, 5_000, 0, 0]
+    assert await engines.thread.transact(pragmas, *names) == ["wal", 2, 10_000, 5_000, 0, 0]
     async with engines.readers.connect() as connection:
         shared = ("busy_timeout", "foreign_keys", "query_only")
         assert await connection.run_sync(pragmas, *shared) == [5_000, 0, 1]

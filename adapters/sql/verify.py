@@ -1,0 +1,223 @@
+"""Proof that replay equals live: refold the store in memory and compare every row version of every view.
+
+Reads only, beside a running program or after it: one look at the views, the store up to where they stand. The store
+itself is held against its own Merkle leaves and frontier first, so that what is refolded is what was recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import Connection, Engine, create_engine, event, select
+
+from adapters.sql import schema
+from adapters.sql.rows import (
+    CHECKSUM_ZERO,
+    Shape,
+    Versions,
+    add_checksum,
+    checksum_of,
+    fold_batch,
+)
+from adapters.sql.views import state
+from core.kernel.codec import Codec, Undecodable
+from core.kernel.commit import Commit, Entry
+from core.kernel.errors import StartRefused
+from core.kernel.merkle import HASH_BYTES, Frontier, leaf_hash
+from core.projection import JournalView, RowView, View
+
+PAGE = 2000
+
+Progress = Callable[[int, int], None]
+
+
+class Difference(Struct, frozen=True):
+    """The first thing that is not what the log makes it: where, and both values."""
+
+    view: str
+    key: str
+    column: str
+    stored: Any
+    refolded: Any
+
+
+class Checked(Struct, frozen=True):
+    """One view: how many row versions were compared."""
+
+    name: str
+    rows: int
+    equal: bool
+
+
+class Report(Struct, frozen=True):
+    """The outcome of a verification at a position."""
+
+    equal: bool
+    position: int
+    views: list[Checked]
+    difference: Difference | None
+
+
+class _Refold:
+    """All views folded again, in memory."""
+
+    def __init__(self, views: Sequence[View]) -> None:
+        self.rows: dict[str, dict[str, Versions]] = {v.name: {} for v in views if isinstance(v, RowView)}
+        self.journals: dict[str, dict[str, dict[str, Any]]] = {v.name: {} for v in views if isinstance(v, JournalView)}
+        self._views = views
+
+    def fold(self, commits: Sequence[Commit]) -> None:
+        for view in self._views:
+            if isinstance(view, RowView):
+                fold_batch(view, commits, self.rows[view.name])
+            elif isinstance(view, JournalView):
+                journal = self.journals[view.name]
+                for commit in commits:
+                    for row in view.rows(commit):
+                        journal[f"{row['position']}/{row['index']}"] = row
+
+    def expected(self, view: View) -> dict[str, dict[str, Any]]:
+        """Every row version by its key, `id@valid_from` or `position/index`."""
+        if isinstance(view, JournalView):
+            return dict(self.journals[view.name])
+        return {
+            f"{key}@{since}": {**row, "valid_from": since, "valid_to": until}
+            for key, versions in self.rows[view.name].items()
+            for since, until, row in versions.spans()
+        }
+
+
+def verify(root: Path, views: Sequence[View], codec: Codec, progress: Progress) -> Report:
+    """Compare all views of a data directory with the fold of its store; `progress` hears (position, end)."""
+    store, live = (_open(root / name) for name in ("store.db", "views.db"))
+    try:
+        with live.connect() as seen, store.connect() as recorded:
+            seen.exec_driver_sql("BEGIN")
+            states = {row.name: row for row in seen.execute(select(state))}
+            end = min((states[view.name].position for view in views if view.name in states), default=0)
+            refold = _Refold(views)
+            broken = _fold_store(recorded, codec, refold, end, progress)
+            if broken is not None:
+                return Report(False, end, [], broken)
+            return _compare_all(seen, views, refold, states, end)
+    finally:
+        store.dispose()
+        live.dispose()
+
+
+def _open(path: Path) -> Engine:
+    if not path.exists():
+        raise StartRefused(f"There is no {path}.", remedy="Start Hivebus once on this data directory, or name another.")
+    engine = create_engine(f"sqlite:///file:{path}?mode=ro&uri=true")
+
+    @event.listens_for(engine, "connect")
+    def _plain(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+
+    return engine
+
+
+def _fold_store(
+    connection: Connection, codec: Codec, refold: _Refold, end: int, progress: Progress
+) -> Difference | None:
+    """Fold the store up to `end`; the first commit that is not what its leaf says, if one is not."""
+    frontier = Frontier()
+    after = 0
+    while after < end:
+        page = list(_page(connection, after, end))
+        if not page:
+            return Difference("store", str(after + 1), "position", None, after + 1)
+        commits: list[Commit] = []
+        for entry, leaf, parked in page:
+            if entry.position != after + 1:
+                return Difference("store", str(after + 1), "position", entry.position, after + 1)
+            after = entry.position
+            computed = leaf_hash(after, entry.subject, entry.body)
+            if computed != leaf:
+                return Difference("store", str(after), "leaf", leaf.hex(), computed.hex())
+            frontier.append(computed)
+            if parked is None:
+                commits.extend(_decoded(codec, entry))
+        refold.fold(commits)
+        progress(after, end)
+    return _compare_frontier(connection, frontier, after)
+
+
+def _page(connection: Connection, after: int, end: int) -> Iterator[tuple[Entry, bytes, str | None]]:
+    commits = schema.commits.c
+    statement = (
+        select(commits.position, schema.streams.c.name, commits.body, commits.leaf, commits.parked)
+        .join_from(schema.commits, schema.streams, commits.stream_id == schema.streams.c.id)
+        .where(commits.position > after, commits.position <= end)
+        .order_by(commits.position)
+        .limit(PAGE)
+    )
+    for row in connection.execute(statement):
+        yield Entry(row.position, row.name, "", row.body), row.leaf, row.parked
+
+
+def _decoded(codec: Codec, entry: Entry) -> Iterator[Commit]:
+    try:
+        yield codec.decode(entry)
+    except Undecodable:
+        return  # no view shows it either
+
+
+def _compare_frontier(connection: Connection, frontier: Frontier, position: int) -> Difference | None:
+    """The Merkle frontier speaks of the whole store: it is compared where the fold reached the store's end."""
+    row = connection.execute(select(schema.checkpoint.c.position, schema.checkpoint.c.frontier)).one()
+    computed = b"".join(frontier.encode())
+    if row.position != position or row.frontier == computed:
+        return None
+    stored = row.frontier[:HASH_BYTES].hex()
+    return Difference("store", str(position), "frontier", stored, computed[:HASH_BYTES].hex())
+
+
+def _compare_all(
+    connection: Connection, views: Sequence[View], refold: _Refold, states: Mapping[str, Any], end: int
+) -> Report:
+    checked: list[Checked] = []
+    first: Difference | None = None
+    for view in views:
+        difference, rows = _compare(connection, view, refold.expected(view))
+        if difference is None:
+            difference = _compare_checksum(view, refold, states[view.name].checksum)
+        checked.append(Checked(view.name, rows, difference is None))
+        first = first or difference
+    return Report(first is None, end, checked, first)
+
+
+def _compare(connection: Connection, view: View, expected: dict[str, dict[str, Any]]) -> tuple[Difference | None, int]:
+    names = Shape(view.table).columns
+    rows = 0
+    for values in connection.execute(select(view.table)):
+        rows += 1
+        row = dict(zip(names, values, strict=True))
+        key = _key_of(view, row)
+        wanted = expected.pop(key, None)
+        if wanted is None:
+            return Difference(view.name, key, "(row)", "present", "absent"), rows
+        for column in names:
+            if row[column] != wanted[column]:
+                return Difference(view.name, key, column, row[column], wanted[column]), rows
+    for key in expected:
+        return Difference(view.name, key, "(row)", "absent", "present"), rows
+    return None, rows
+
+
+def _key_of(view: View, row: Mapping[str, Any]) -> str:
+    return f"{row[view.key]}@{row['valid_from']}" if isinstance(view, RowView) else f"{row['position']}/{row['index']}"
+
+
+def _compare_checksum(view: View, refold: _Refold, stored: bytes) -> Difference | None:
+    if isinstance(view, JournalView):
+        change = sum(map(checksum_of, refold.journals[view.name].values()))
+    else:
+        change = sum(checksum_of(last) for row in refold.rows[view.name].values() if (last := row.last) is not None)
+    computed = add_checksum(CHECKSUM_ZERO, change)
+    if computed == stored:
+        return None
+    return Difference(view.name, "(all)", "checksum", stored.hex(), computed.hex())

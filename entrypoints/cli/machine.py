@@ -1,0 +1,150 @@
+"""The two commands that work on this machine instead of asking a server: `up` and `verify`.
+
+What they need is imported by name when they run. Every other command starts without it, and the import contracts see
+that the command line itself joins no adapters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from entrypoints.cli.failures import Exit, Failure
+from entrypoints.cli.output import Column, cell, emit, line, note, table
+from entrypoints.cli.verb import Verb, json_option, when_interrupted
+from entrypoints.paths import DATA_DIR_VARIABLE, data_dir
+
+NOTE_EVERY_S = 2.0
+UP_DOC = """Start everything: the broker, the log's recorder, the scheduler, agents, the REST API and the page.
+
+Runs until Ctrl-C or SIGTERM. Each option is a setting that can as well stand in the environment, as HIVEBUS_<NAME>.
+"""
+
+
+class UpVerb(Verb):
+    """`up`. Its options are the settings, so they are looked up only when this command is meant."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """One option per setting, and --help."""
+        if not self.params:
+            self.params = setting_options()
+        return super().get_params(ctx)
+
+
+def setting_options() -> list[click.Parameter]:
+    """The settings of the program as options; their values are checked where the settings are."""
+    settings = import_module("entrypoints.settings")
+    options: list[click.Parameter] = []
+    for name, field in settings.Settings.model_fields.items():
+        default = "" if field.default in (None, "") or field.default_factory else f"  [default: {field.default}]"
+        options.append(
+            click.Option(
+                [f"--{name.replace('_', '-')}", name],
+                metavar="PATH" if name == "data_dir" else name.upper(),
+                help=f"{field.description or ''}{default}",
+            )
+        )
+    return options
+
+
+def up_verb() -> Verb:
+    """`up`."""
+    return UpVerb(
+        "up",
+        callback=up,
+        help=UP_DOC,
+        short_help="Start everything on this machine.",
+        examples=("hivebus up", "hivebus up --ui-port 8000 --api-port 8001 --data-dir ./hive --profile fast"),
+    )
+
+
+def up(**given: str | None) -> int:
+    """Put the options into the environment, where the settings are read, and serve."""
+    for name, value in given.items():
+        if value is not None:
+            os.environ[f"HIVEBUS_{name.upper()}"] = value
+    code: int = import_module("entrypoints.lifecycle").serve()
+    return code
+
+
+def verify_verb() -> Verb:
+    """`verify`."""
+    return Verb(
+        "verify",
+        params=[
+            click.Option(["--data-dir"], metavar="PATH", help=f"Which data.  [default: {DATA_DIR_VARIABLE}]"),
+            json_option(),
+        ],
+        callback=verify,
+        help="""Prove that the views equal the log: fold every stored commit again and compare each row.
+
+        Works on the files of this machine, while the server runs or not; changes nothing. Exit codes: 0 equal, 1 not.
+        """,
+        short_help="Prove that the views equal the log.",
+        examples=("hivebus verify", "hivebus verify --json | jq .difference"),
+    )
+
+
+def verify(data_dir: str | None, as_json: bool) -> Exit:
+    """Refold and compare; the first difference is named with both of its values."""
+    root = _data_dir(data_dir)
+    when_interrupted("Interrupted. Nothing was changed.")
+    from core.kernel.errors import HivebusError  # noqa: PLC0415 - only this command meets the server's own errors
+
+    bootstrap = import_module("entrypoints.bootstrap")
+    started = time.monotonic()
+    try:
+        found = asyncio.run(bootstrap.verify(root, Folded()))
+    except HivebusError as error:
+        raise Failure(error.sentence, remedy=error.remedy) from error
+    report: dict[str, Any] = msgspec.to_builtins(found) | {"seconds": round(time.monotonic() - started, 3)}
+    if as_json:
+        emit(report)
+    else:
+        _show(report)
+    return Exit.OK if report["equal"] else Exit.SOME_NOT
+
+
+def _data_dir(chosen: str | None) -> Path:
+    root = Path(chosen).expanduser() if chosen else data_dir()
+    if not root.is_dir():
+        raise Failure(f"There is no data directory {root}.", remedy="Name it: --data-dir PATH")
+    return root
+
+
+class Folded:
+    """Says how far the refold is, now and then."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._since = monotonic()
+
+    def __call__(self, position: int, end: int) -> None:
+        """Heard after each page of the store."""
+        now = self._monotonic()
+        if now - self._since >= NOTE_EVERY_S:
+            note(f"folded {position} of {end} commits")
+            self._since = now
+
+
+def _show(report: dict[str, Any]) -> None:
+    rows = [{**view, "equal": "equal" if view["equal"] else "DIFFERENT"} for view in report["views"]]
+    table([Column("view", "name"), Column("rows", "rows"), Column("result", "equal")], rows)
+    difference = report.get("difference")
+    seconds = cell(report["seconds"])
+    if report["equal"]:
+        line(f"\nThe views equal the log up to position {report['position']} ({seconds} s).")
+        return
+    line(f"\nThe views differ from the log at position {report['position']} ({seconds} s).")
+    if difference:
+        line(f"First difference: view {difference['view']}, key {difference['key']}, column {difference['column']}")
+        line(f"  stored    {cell(difference['stored'])}")
+        line(f"  refolded  {cell(difference['refolded'])}")
