@@ -42,7 +42,7 @@ from core.kernel.registry import Registry
 from core.services.agent_host import AgentHost
 from core.services.dispatch import Dispatcher
 from core.services.log_care import compare, refuse_unless_equal
-from core.services.pace import Load, Pace
+from core.services.pace import Pace
 from core.services.positions import PositionGate
 from core.services.projector import Projector
 from core.services.recorder import Recorder
@@ -63,6 +63,11 @@ from projections.catalogue import QUERIES, VIEWS
 logger = logging.getLogger("hivebus")
 
 SYSTEM = "system:setup"
+
+# Of a busy process's time; what is left belongs to commands. Beyond the lag (in commits) nobody rests.
+RECORDER_SHARE = 0.2
+PROJECTOR_SHARE = 0.25
+LAG_MAX = 50_000
 
 
 class Program(Struct, frozen=True, kw_only=True):
@@ -173,7 +178,7 @@ def _join(
     root = settings.data_dir
     registry = make_registry(QUERIES)
     codec = Codec(registry)
-    recorded, applied, load = PositionGate(), PositionGate(), Load()
+    recorded, applied = PositionGate(), PositionGate()
     bus = CommandBus(
         log, registry, codec, clock, store, cache_max=settings.cache_aggregates, cache_ttl_s=settings.cache_ttl_s
     )
@@ -202,6 +207,13 @@ def _join(
     gateway.add(host)
     fingerprint_key = bytes.fromhex(_kept(root / "fingerprint.key", lambda: secrets.token_hex(32)))
     door = Door(load_key(admin_key_file(root)), hosts=_hosts(settings.allowed_hosts))
+
+    def executed() -> int:
+        return bus.executed
+
+    def urgent(lag: int) -> bool:
+        return applied.waiting > 0 or lag > LAG_MAX
+
     vitals = Vitals(version=version, started_ms=clock.now_ms(), slots=settings.slots)
     return Program(
         registry=registry,
@@ -215,7 +227,12 @@ def _join(
             codec,
             clock,
             on_recorded=recorded.advance,
-            pace=Pace(load, clock, share=0.15, lag=lambda: scheduler.fleet.position - recorded.position, lag_max=50_000),
+            pace=Pace(
+                clock,
+                share=RECORDER_SHARE,
+                commands=executed,
+                urgent=lambda: urgent(scheduler.fleet.position - recorded.position),
+            ),
         ),
         projector=Projector(
             store,
@@ -223,7 +240,12 @@ def _join(
             codec,
             recorded,
             applied.advance,
-            pace=Pace(load, clock, share=0.2, lag=lambda: recorded.position - applied.position, lag_max=50_000),
+            pace=Pace(
+                clock,
+                share=PROJECTOR_SHARE,
+                commands=executed,
+                urgent=lambda: urgent(recorded.position - applied.position),
+            ),
         ),
         scheduler=scheduler,
         host=host,
@@ -238,7 +260,6 @@ def _join(
             applied,
             live_tasks=lambda: len(scheduler.fleet.tasks),
             live_tasks_max=settings.live_tasks_max,
-            load=load,
         ),
         door=door,
         system=System(vitals, log, views, clock, recorded, applied, scheduler, door),

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ BROKER_RESTARTS_MAX = 5
 BROKER_CALM_S = 60.0
 BROKER_STOP_S = 3.0
 READY_S_MAX = 60.0
+DRAIN_MARGIN_S = 1.0
+END_S = 0.5
 
 
 def serve() -> int:
@@ -57,10 +60,7 @@ def serve() -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_Life(settings, started).run())
     except StartRefused as refusal:
-        print(f"hivebus: {refusal.sentence}", file=sys.stderr)
-        if refusal.remedy:
-            print(f"  {refusal.remedy}", file=sys.stderr)
-        return 1
+        return _explain(refusal)
     finally:
         if directory is not None:
             directory.release()
@@ -88,8 +88,8 @@ class _Life:
                     bootstrap.joined(self._settings, self._broker, version_of("hivebus"))
                 )
                 await self._live(program, sockets)
-        except BaseExceptionGroup as group:
-            return _explain(group)
+        except (BaseExceptionGroup, Exception) as error:
+            return _explain(error)
         return 0
 
     async def _prepare(self, stack: AsyncExitStack) -> tuple[Any, list[socket.socket]]:
@@ -121,10 +121,8 @@ class _Life:
                 self._announce(program)
                 await self._stop.wait()
                 await self._drain(program, lives)
-            lives.cancel()
             await program.scheduler.save()
-            for service in services:
-                service.cancel()
+            await _end([*services, lives])
 
     async def _until_ready(self, program: Program) -> bool:
         """Prepare the listeners, wait for a leader and a host, then answer; False if a signal came first."""
@@ -146,13 +144,16 @@ class _Life:
         """Readiness red, listeners closed, requests and attempts finished, all within the grace."""
         program.vitals.draining = True
         logger.info("Stopping: requests and attempts get %.0f s.", self._settings.grace_s)
-        lives.cancel()
-        async with asyncio.timeout(self._settings.grace_s):
-            cut = asyncio.gather(*(listener.drain(self._settings.grace_s - 1) for listener in self._listeners))
-            await program.host.drain()
-            left = sum(await cut)
         connection_file(self._settings.data_dir).unlink(missing_ok=True)
-        logger.info("Stopped; %d connections had to be cut.", left)
+        lives.cancel()
+        grace_s = self._settings.grace_s
+        drained = asyncio.gather(*(listener.drain(grace_s - DRAIN_MARGIN_S) for listener in self._listeners))
+        try:
+            async with asyncio.timeout(grace_s):
+                await program.host.drain()
+        except TimeoutError:
+            logger.warning("Attempts did not end within the grace; the next start queues their tasks again.")
+        logger.info("Stopped; %d connections had to be cut.", sum(await drained))
 
     # --- the broker ---
 
@@ -199,22 +200,35 @@ class _Life:
         )
 
 
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel services until they have ended."""
+    for task in tasks:
+        task.cancel()
+    while (await asyncio.wait(tasks, timeout=END_S))[1]:
+        # Python 3.11's asyncio.wait_for loses a cancellation that meets a result (gh-86296), and a task group never
+        # repeats one: so it goes to whatever still runs, not to the services alone.
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+
 def _shown(address: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, address)  # noqa: S104 - only shown
 
 
-def _explain(group: BaseExceptionGroup[BaseException]) -> int:
-    """A crash of a service, in one line each; the tracebacks only at level debug."""
-    for error in _leaves(group):
-        if isinstance(error, HivebusError):
-            print(f"hivebus: {error.sentence}\n  {error.remedy}", file=sys.stderr)
-        elif not isinstance(error, asyncio.CancelledError):
-            print(f"hivebus: a service ended: {type(error).__name__}: {error}", file=sys.stderr)
-            logger.debug("", exc_info=error)
+def _explain(error: BaseException) -> int:
+    """Why it ends, a sentence and a remedy for each reason; tracebacks only at level debug. The exit code."""
+    for leaf in _leaves(error):
+        if isinstance(leaf, HivebusError):
+            sentence, remedy = leaf.sentence, leaf.remedy
+        else:
+            sentence = f"it cannot go on: {type(leaf).__name__}: {leaf}"
+            remedy = "HIVEBUS_LOG_LEVEL=debug shows where this came from; please report it."
+            logger.debug("", exc_info=leaf)
+        print(f"hivebus: {sentence}" + (f"\n  {remedy}" if remedy else ""), file=sys.stderr)
     return 1
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]
+    return [] if isinstance(error, asyncio.CancelledError) else [error]

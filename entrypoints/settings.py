@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.kernel.errors import StartRefused
@@ -23,9 +23,14 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 class Settings(BaseSettings):
     """Every setting, its unit and its bound; each is the environment variable HIVEBUS_<NAME>."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, hide_input_in_errors=True, extra="ignore")
+    # An empty variable is an unset one, as it is for the command line: a compose file passes what it has.
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, hide_input_in_errors=True, extra="ignore", env_ignore_empty=True
+    )
 
-    data_dir: Path = Field(default_factory=data_dir, description="Everything that is written lies under it.")
+    data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        default_factory=data_dir, description="Everything that is written lies under it."
+    )
     ui_port: Port = Field(3000, description="The page; it serves /api/ too, so that the page has one origin.")
     api_port: Port = Field(3001, description="The REST API.")
     metrics_port: Port = Field(9000, description="Prometheus metrics.")

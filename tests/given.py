@@ -12,22 +12,40 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import strategies as st
 from msgspec import Struct
 from sqlalchemy import Select
 
 from adapters.sql.views import SqlReader, SqlViews
 from core.actions import AGGREGATES, registry
-from core.agent import AgentSpawned, AgentStarted
-from core.host import HostRegistered
+from core.agent import AgentSpawned, AgentStarted, RetireAgent, SpawnAgent
+from core.execution import Attempt, CancelToken, Outcome, Progress
+from core.host import HostRegistered, LeaveHost, LoseHost, RegisterHost
 from core.kernel.codec import Codec
 from core.kernel.command_bus import Caller
 from core.kernel.commit import Commit, Entry, Event, Moment, commit_id_of, fingerprint_of, subject_of
-from core.kernel.errors import HivebusError
+from core.kernel.errors import HivebusError, Refused
 from core.kernel.ids import derive
 from core.kernel.outcomes import CommandUnchanged
 from core.kernel.registry import CommandSpec, Context
 from core.projection import Row, View
-from core.task import Retry, SubmitTask, TaskAssigned, TaskSubmitted
+from core.scheduling.election import ElectScheduler
+from core.scheduling.eligibility import can_do
+from core.scheduling.fleet import Fleet
+from core.scheduling.overlay import Overlay
+from core.scheduling.policy import Decision, decide
+from core.task import (
+    FINAL,
+    AssignTask,
+    CancelTask,
+    CompleteTask,
+    FailTask,
+    Retry,
+    StartTask,
+    SubmitTask,
+    TaskAssigned,
+    TaskSubmitted,
+)
 
 NOW_MS = 1_800_000_000_000
 DEADLINE_S = 10.0
@@ -165,6 +183,7 @@ class History:
         self.entries: list[Entry] = []
         self.commits: list[Commit] = []
         self.states: dict[tuple[str, str], Any] = {}
+        self.positions: dict[tuple[str, str], int] = {}
         self._versions: dict[str, int] = {}
         self._numbers = count(1)
 
@@ -194,6 +213,7 @@ class History:
         self.entries.append(Entry(self.head + 1, subject, str(commit_id_of(key)), body))
         made = CODEC.decode(self.entries[-1])
         self.commits.append(made)
+        self.positions[noun, aggregate_id] = made.position
         if noun in REGISTRY.aggregates:
             for event in made.events:
                 if not isinstance(event, CommandUnchanged):
@@ -211,6 +231,231 @@ class History:
         return self.commit(spec.noun, aggregate_id, *events, command=spec.name) if events else None
 
 
+# --- a fleet and its scheduler, with everything in between that can be late -------------------------------------------
+
+
+def portrait(fleet: Fleet) -> dict[str, Any]:
+    """Everything that a fleet says, without the order and the leftovers of its heaps."""
+    waiting = {item for line in fleet.queues.values() for item in line}
+    timers, deadlines = set(fleet.timers), set(fleet.timeouts)
+    tasks = fleet.tasks.values()
+    return {
+        "position": fleet.position,
+        "term": fleet.term,
+        "tasks": fleet.tasks,
+        "agents": fleet.agents,
+        "hosts": fleet.hosts,
+        "orphans": fleet.orphans,
+        "unsettled": fleet.unsettled_agents,
+        "queued": {e.id for e in tasks if e.status == "queued" and (e.key, e.position, e.id) in waiting},
+        "timed": {e.id for e in tasks if e.status == "scheduled" and (e.not_before_ms, e.id) in timers},
+        "watched": {e.id for e in tasks if e.held and any(item[1:] == (e.fence, e.id) for item in deadlines)},
+    }
+
+
+# What may happen, and a number that says how or to whom.
+STEP_KINDS = (
+    *("submit", "submit", "submit", "spawn", "retire", "register", "register", "lose", "leave", "cancel", "elect"),
+    *("start", "complete", "fail", "crash", "clock", "rest", "rest"),
+    *("turn", "turn", "turn", "deliver", "deliver", "deliver", "fold", "fold", "fold", "fold"),
+)
+STEPS = st.lists(st.tuples(st.sampled_from(STEP_KINDS), st.integers(0, 7)), min_size=20, max_size=80)
+HOST_SLOTS = (("h0", 2), ("h1", 1))
+
+
+class Simulation:
+    """A scheduler over a history: it folds late, its commands are late, hosts come and go. Laws hold at each step."""
+
+    def __init__(self) -> None:
+        self.history = History()
+        self.fleet = Fleet()
+        self.overlay = Overlay()
+        self.in_flight: list[Decision] = []
+        self._sessions = count(1)
+
+    @classmethod
+    def after(cls, steps: Iterable[tuple[str, int]]) -> Simulation:
+        """A small fleet that has seen these steps."""
+        simulation = cls()
+        simulation.attempt(ElectScheduler(scheduler_id="main", leader="l"))
+        simulation.complete_the_fleet()
+        simulation.rest()
+        for kind, number in steps:
+            simulation.step(kind, number)
+        return simulation
+
+    def step(self, kind: str, number: int) -> None:
+        """One thing happens."""
+        host_id, slots = HOST_SLOTS[number % 2]
+        match kind:
+            case "submit":
+                self.attempt(_submission(number))
+            case "spawn":
+                self.attempt(SpawnAgent(type="python" if number % 2 else "shell", slots=1 + number // 2))
+            case "register":
+                self.register(host_id, slots)
+            case "elect":
+                self.attempt(ElectScheduler(scheduler_id="main", leader=f"l{number}"))
+            case "clock":
+                self.history.now_ms += (10, 1_000, 20_000, 60_000)[number % 4]
+            case "turn":
+                self.turn(number)
+            case "deliver":
+                self.deliver(number)
+            case "fold":
+                self.fold(number)
+            case "rest":
+                self.rest()
+            case "retire" | "lose" | "leave" | "cancel":
+                self._end_one(kind, number, host_id)
+            case _:
+                self._report(kind, number)
+
+    def complete_the_fleet(self) -> None:
+        """A host lives, and an agent of each type is on its way to it."""
+        self.register("h0", 2)
+        self.attempt(SpawnAgent(type="shell", slots=2))
+        self.attempt(SpawnAgent(type="python"))
+
+    def _end_one(self, kind: str, number: int, host_id: str) -> None:
+        agents = [id_ for noun, id_ in self.history.states if noun == "agent"]
+        live = self.live_tasks()
+        host = self.history.states.get(("host", host_id))
+        if kind == "retire":
+            self.attempt(RetireAgent(agent_id=agents[number % len(agents)]))
+        elif kind == "cancel" and live:
+            self.attempt(CancelTask(task_id=live[number % len(live)]))
+        elif kind == "lose" and host is not None and host.session:
+            self.attempt(LoseHost(host_id=host_id, session=host.session, reason="silence"))
+        elif kind == "leave" and host is not None and host.session:
+            self.attempt(LeaveHost(host_id=host_id, session=host.session))
+
+    def _report(self, kind: str, number: int) -> None:
+        """A host says something about one of the attempts that hold their fence."""
+        held = [id_ for id_ in self.live_tasks() if self.history.states["task", id_].held]
+        if not held:
+            return
+        id_ = held[number % len(held)]
+        fence = self.history.states["task", id_].fence
+        reports: dict[str, Struct] = {
+            "start": StartTask(task_id=id_, fence=fence, started_ms=NOW_MS),
+            "complete": CompleteTask(task_id=id_, fence=fence, started_ms=NOW_MS, result={}),
+            "fail": FailTask(task_id=id_, fence=fence, outcome="failed", error="it broke"),
+            "crash": FailTask(task_id=id_, fence=fence, outcome="crashed", error="it died"),
+        }
+        self.attempt(reports[kind])
+
+    def attempt(self, command: Struct) -> int:
+        """Execute a command at once; the position from which its outcome is on the log."""
+        try:
+            self.history.execute(command)
+        except (Refused, KeyError):
+            return self.history.head
+        spec = REGISTRY.command_of(command)
+        if spec.creates:
+            return self.history.head
+        return self.history.positions.get((spec.noun, getattr(command, spec.target or "")), self.history.head)
+
+    def live_tasks(self) -> list[str]:
+        """Ids of the tasks that have not ended, as the log has them."""
+        return [
+            id_ for (noun, id_), state in self.history.states.items() if noun == "task" and state.status not in FINAL
+        ]
+
+    def register(self, host_id: str, slots: int) -> None:
+        """A host begins a session, or another one."""
+        session = f"s{next(self._sessions)}"
+        executors = ["command", "python"]
+        self.attempt(RegisterHost(host_id=host_id, name=host_id, session=session, executors=executors, slots=slots))
+
+    def fold(self, commits: int) -> None:
+        """Let the fleet read some of what it has not read yet."""
+        for commit in self.history.commits[self.fleet.position :][:commits]:
+            self.fleet.fold(commit)
+        self.overlay.sweep(self.fleet)
+        self._check_places()
+
+    def turn(self, limit: int) -> list[Decision]:
+        """Decide, and send the commands on their way."""
+        decisions = decide(self.fleet, self.overlay, self.history.now_ms, limit=limit)
+        assert len(decisions) <= limit
+        for decision in decisions:
+            assert decision.key not in self.overlay, f"{decision.key} is decided twice"
+            self._check_command(decision)
+            self.overlay.hold(decision.key, decision.agent_id, decision.host_id)
+            self.in_flight.append(decision)
+        self._check_slots()
+        return decisions
+
+    def deliver(self, which: int) -> None:
+        """One of the commands on their way reaches its aggregate."""
+        if self.in_flight:
+            decision = self.in_flight.pop(which % len(self.in_flight))
+            self.overlay.settle(decision.key, self.attempt(decision.command))
+            self.overlay.sweep(self.fleet)
+
+    def arrive(self) -> None:
+        """Everything that is on its way arrives and is folded."""
+        while self.in_flight:
+            self.deliver(0)
+        self.fold(self.history.head)
+
+    def rest(self) -> None:
+        """Everything arrives, and what follows from it is decided, until nothing moves."""
+        for _ in range(20):
+            self.arrive()
+            if not self.turn(1000):
+                return
+        raise AssertionError("the scheduler does not come to rest")
+
+    def end_well(self) -> None:
+        """From now on hosts behave: they complete whatever they are given."""
+        self.complete_the_fleet()
+        for _ in range(10):
+            self.rest()
+            for id_ in self.live_tasks():
+                state = self.history.states["task", id_]
+                if state.held:
+                    self.attempt(CompleteTask(task_id=id_, fence=state.fence, started_ms=NOW_MS, result={}))
+            self.history.now_ms += 60_000
+        self.rest()
+
+    def _check_command(self, decision: Decision) -> None:
+        command = decision.command
+        if isinstance(command, AssignTask):
+            entry, agent = self.fleet.tasks[command.task_id], self.fleet.agents[command.agent_id]
+            host = self.fleet.hosts[command.host_id]
+            assert (entry.status, agent.status) == ("queued", "idle")
+            assert (agent.host_id, agent.session, host.session) == (host.id, command.session, command.session)
+            assert can_do(entry.need, agent)
+            assert command.term == self.fleet.term
+
+    def _check_slots(self) -> None:
+        for agent in self.fleet.agents.values():
+            assert len(agent.running) + self.overlay.by_agent[agent.id] <= agent.slots
+        for host in self.fleet.hosts.values():
+            assert len(host.running) + self.overlay.by_host[host.id] <= host.slots
+
+    def _check_places(self) -> None:
+        """Each held task is with exactly one agent on exactly one host; any other is with none."""
+        for entry in self.fleet.tasks.values():
+            with_agents = [agent.id for agent in self.fleet.agents.values() if entry.id in agent.running]
+            on_hosts = [host.id for host in self.fleet.hosts.values() if entry.id in host.running]
+            known = [entry.agent_id] if entry.agent_id in self.fleet.agents else []
+            assert (with_agents, on_hosts) == (known, [entry.host_id] if entry.held else [])
+        held = {entry.id for entry in self.fleet.tasks.values() if entry.held}
+        for place in (*self.fleet.agents.values(), *self.fleet.hosts.values()):
+            assert place.running <= held
+        assert self.fleet.orphans <= held
+
+
+def _submission(number: int) -> SubmitTask:
+    retry = Retry(max_attempts=2, max_crashes=1, initial_interval_ms=1_000, avoid_last_agent=number > 3)
+    if number % 2:
+        return submit(agent_type="python", parameters={"function": "noop"}, priority=number, timeout_s=30, retry=retry)
+    return submit(priority=number, timeout_s=30, retry=retry)
+
+
 # --- views ------------------------------------------------------------------------------------------------------------
 
 
@@ -226,7 +471,12 @@ async def projected(path: Path, views: Sequence[View], history: History) -> Asyn
 
 
 async def ask(
-    views: SqlViews, read: Callable[[Any, SqlReader], Any], query: Struct, *, at: int | None = None, now_ms: int = NOW_MS
+    views: SqlViews,
+    read: Callable[[Any, SqlReader], Any],
+    query: Struct,
+    *,
+    at: int | None = None,
+    now_ms: int = NOW_MS,
 ) -> Any:
     """The answer to a query, as of now or of a position."""
     async with views.reader(at=at, now_ms=now_ms) as reader:
@@ -308,6 +558,44 @@ async def running(*services: Any) -> AsyncIterator[list[asyncio.Task[None]]]:
     for error in failed:
         if error is not None:
             raise error
+
+
+class Going:
+    """An attempt in the hands of a test."""
+
+    def __init__(self, attempt: Attempt, token: CancelToken, report: Callable[[Progress], None]) -> None:
+        self.attempt = attempt
+        self.token = token
+        self.report = report
+        self._outcome: asyncio.Future[Outcome | Exception] = asyncio.get_running_loop().create_future()
+        token.subscribe(self._cancel)
+
+    def end(self, outcome: Outcome | Exception) -> None:
+        """Let the executor return this, or raise it."""
+        if not self._outcome.done():
+            self._outcome.set_result(outcome)
+
+    def _cancel(self) -> None:
+        self.end(Outcome(outcome="cancelled", error=f"stopped: {self.token.reason}"))
+
+    async def wait(self) -> Outcome:
+        outcome = await self._outcome
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+class HandExecutor:
+    """An executor whose attempts end when the test says so, or when they are cancelled."""
+
+    def __init__(self, name: str = "command") -> None:
+        self.name = name
+        self.going: list[Going] = []
+
+    async def run(self, attempt: Attempt, token: CancelToken, report: Callable[[Progress], None]) -> Outcome:
+        """See core.execution.Executor."""
+        self.going.append(Going(attempt, token, report))
+        return await self.going[-1].wait()
 
 
 ALL_EVENTS = {spec.name: spec for aggregate in AGGREGATES for spec in aggregate.events.values()}

@@ -198,7 +198,7 @@ class Follower:
         status = status_of(headers)
         if status == b"100":
             return
-        if status == b"408" or (status == b"409" and b"Exceeds MaxBytes" in headers):
+        if status == b"408" or (status == b"409" and (b"MaxBytes" in headers or b"Batch Completed" in headers)):
             self._credit -= int(header_of(headers, b"Nats-Pending-Messages") or b"0")
             self._wake()
             return

@@ -191,7 +191,7 @@ def _compare_all(
 
 
 def _compare(connection: Connection, view: View, expected: dict[str, dict[str, Any]]) -> tuple[Difference | None, int]:
-    names = Shape(view.table).columns
+    names = [str(name) for name in Shape(view.table).columns]
     rows = 0
     for values in connection.execute(select(view.table)):
         rows += 1

@@ -99,6 +99,7 @@ class CommandBus:
         self._cache_max = cache_max
         self._cache_ttl_s = cache_ttl_s
         self.refusals = RefusalLedger(log, codec, clock)
+        self.executed = 0
 
     async def execute(self, command: Struct, caller: Caller) -> Accepted:
         """Run a command to its commit.
@@ -107,6 +108,7 @@ class CommandBus:
         log does not know, KeyReused, and what EventLog.append raises. A repeat answers with the first commit.
         """
         spec = self._registry.command_of(command)
+        self.executed += 1
         now_ms = self._clock.now_ms()
         command_id = caller.command_id or uuid7(now_ms)
         fingerprint = caller.fingerprint or fingerprint_of(spec.name, command)

@@ -37,6 +37,7 @@ class Overlay:
 
     def hold(self, key: str, agent_id: str = "", host_id: str = "") -> None:
         """A command about `key` is under way; it takes a slot if it names an agent."""
+        assert key not in self._pending, f"a command about {key} is under way already"
         self._pending[key] = Pending(agent_id, host_id, None)
         if agent_id:
             self.by_agent[agent_id] += 1

@@ -36,15 +36,19 @@ def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[D
     Deciding takes entries out of the fleet's waiting lines; `Fleet.put_back` returns one whose command came to nothing.
     """
     decisions: list[Decision] = []
+    # A task may stand in two lines, or twice in one: whatever is decided here is under way for the rest of the call.
+    under_way = set(overlay.keys())
     sources = (
-        _agents(fleet, overlay),
-        _orphans(fleet, overlay),
-        _timeouts(fleet, overlay, now_ms),
-        _due(fleet, overlay, now_ms),
-        _assignments(fleet, overlay),
+        _agents(fleet, under_way),
+        _orphans(fleet, under_way),
+        _timeouts(fleet, under_way, now_ms),
+        _due(fleet, under_way, now_ms),
+        _assignments(fleet, overlay, under_way),
     )
     for source in sources:
-        decisions.extend(islice(source, limit - len(decisions)))
+        for decision in islice(source, limit - len(decisions)):
+            under_way.add(decision.key)
+            decisions.append(decision)
     return decisions
 
 
@@ -56,9 +60,9 @@ def next_due_ms(fleet: Fleet) -> int | None:
     return min(times, default=None)
 
 
-def _agents(fleet: Fleet, overlay: Overlay) -> Iterator[Decision]:
+def _agents(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
     """Place agents that live nowhere, stop those whose session is gone, let drained ones go."""
-    for agent_id in sorted(fleet.unsettled_agents - overlay.keys()):
+    for agent_id in sorted(fleet.unsettled_agents - under_way):
         agent = fleet.agents[agent_id]
         if agent.status == "draining":
             if not agent.running:
@@ -78,9 +82,9 @@ def _agents(fleet: Fleet, overlay: Overlay) -> Iterator[Decision]:
             yield Decision(agent_id, StopAgent(agent_id=agent_id, session=agent.session, reason=reason))
 
 
-def _orphans(fleet: Fleet, overlay: Overlay) -> Iterator[Decision]:
+def _orphans(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
     """End the attempts whose session is gone, or that an older term assigned."""
-    for task_id in sorted(fleet.orphans - overlay.keys()):
+    for task_id in sorted(fleet.orphans - under_way):
         entry = fleet.tasks[task_id]
         host = fleet.hosts.get(entry.host_id)
         if host is not None and host.session == entry.session:
@@ -101,13 +105,13 @@ def _orphans(fleet: Fleet, overlay: Overlay) -> Iterator[Decision]:
         yield Decision(task_id, command, entry.correlation_id, entry.last_position)
 
 
-def _timeouts(fleet: Fleet, overlay: Overlay, now_ms: int) -> Iterator[Decision]:
+def _timeouts(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
     """The host ends an attempt at its timeout; this is the backstop for a host that beats but does not."""
     heap = fleet.timeouts
     while heap and heap[0][0] + TIMEOUT_SLACK_MS <= now_ms:
         _, fence, task_id = heapq.heappop(heap)
         entry = fleet.tasks.get(task_id)
-        if entry is None or entry.fence != fence or task_id in overlay:
+        if entry is None or entry.fence != fence or task_id in under_way:
             continue
         command = ExpireTask(
             task_id=task_id, fence=fence, outcome="timed_out", error="The host did not end it at its timeout."
@@ -115,24 +119,24 @@ def _timeouts(fleet: Fleet, overlay: Overlay, now_ms: int) -> Iterator[Decision]
         yield Decision(task_id, command, entry.correlation_id, entry.last_position)
 
 
-def _due(fleet: Fleet, overlay: Overlay, now_ms: int) -> Iterator[Decision]:
+def _due(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
     """Queue what has waited out its back-off."""
     heap = fleet.timers
     while heap and heap[0][0] <= now_ms:
         due_ms, task_id = heapq.heappop(heap)
         entry = fleet.tasks.get(task_id)
-        if entry is None or entry.status != "scheduled" or entry.not_before_ms != due_ms or task_id in overlay:
+        if entry is None or entry.status != "scheduled" or entry.not_before_ms != due_ms or task_id in under_way:
             continue
         yield Decision(task_id, QueueTask(task_id=task_id), entry.correlation_id, entry.last_position)
 
 
-def _assignments(fleet: Fleet, overlay: Overlay) -> Iterator[Decision]:
+def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str]) -> Iterator[Decision]:
     """Give waiting tasks to free agents, in the order of their keys over all waiting lines."""
     taken_agents = overlay.by_agent.copy()
     taken_hosts = overlay.by_host.copy()
     heads: list[tuple[int, int, Requirement]] = []
     for need in list(fleet.queues):
-        _push_head(heads, fleet, overlay, need)
+        _push_head(heads, fleet, under_way, need)
     while heads:
         need = heapq.heappop(heads)[2]
         entry = fleet.tasks[fleet.queues[need][0][2]]
@@ -146,11 +150,11 @@ def _assignments(fleet: Fleet, overlay: Overlay) -> Iterator[Decision]:
             task_id=entry.id, agent_id=agent.id, host_id=agent.host_id, session=agent.session, term=fleet.term
         )
         yield Decision(entry.id, command, entry.correlation_id, entry.last_position, agent.id, agent.host_id)
-        _push_head(heads, fleet, overlay, need)
+        _push_head(heads, fleet, under_way, need)
 
 
-def _push_head(heads: list[tuple[int, int, Requirement]], fleet: Fleet, overlay: Overlay, need: Requirement) -> None:
-    head = fleet.head(need, overlay.keys())
+def _push_head(heads: list[tuple[int, int, Requirement]], fleet: Fleet, under_way: set[str], need: Requirement) -> None:
+    head = fleet.head(need, under_way)
     if head is not None:
         heapq.heappush(heads, (head.key, head.position, need))
 

@@ -112,7 +112,8 @@ class AgentHost:
             try:
                 if not self.session:
                     await self._register()
-                answer = await asyncio.wait_for(self._control.beat(self._beat()), self._beat_s)
+                async with asyncio.timeout(self._beat_s):
+                    answer = await self._control.beat(self._beat())
             except (TimeoutError, Unavailable) as error:
                 silent_s = self._clock.monotonic() - answered_at
                 if silent_s > self._self_stop_s and self._attempts:
@@ -156,7 +157,8 @@ class AgentHost:
         # The host answers to its new name before the log knows it: the first assignment may follow at once.
         self.session = session
         try:
-            await asyncio.wait_for(self._control.execute(command, correlation_id=session), self._beat_s)
+            async with asyncio.timeout(self._beat_s):
+                await self._control.execute(command, correlation_id=session)
         except BaseException:
             self.session = ""
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -18,13 +19,13 @@ from core.kernel.ports import Clock, Store
 from core.kernel.registry import CommandSpec, QuerySpec, Registry, Scope
 from core.kernel.times import parse_rfc3339, rfc3339
 from core.secrets import Secrets, find_literal_secret
-from core.services.pace import Load
 from core.services.positions import PositionGate
 from core.services.vault import Vault
 
 WAIT_S_MAX = 25.0
 READ_YOUR_WRITE_S = 2.0
 BATCH_MAX = 1000
+BATCH_IN_FLIGHT = 100
 
 
 class Principal(Struct, frozen=True):
@@ -73,7 +74,6 @@ class Dispatcher:
         *,
         live_tasks: Callable[[], int],
         live_tasks_max: int = 200_000,
-        load: Load | None = None,
     ) -> None:
         self._bus = bus
         self._registry = registry
@@ -85,7 +85,6 @@ class Dispatcher:
         self._applied = applied
         self._live_tasks = live_tasks
         self._live_tasks_max = live_tasks_max
-        self._load = load or Load()
 
     # --- commands ---
 
@@ -100,7 +99,7 @@ class Dispatcher:
     async def batch(
         self, commands: Sequence[Struct | HivebusError], principal: Principal, envelope: Envelope
     ) -> dict[str, Any]:
-        """Execute commands one by one, each with its own answer; one correlation id for all of them.
+        """Execute commands, each with its own answer, in their order on the log; one correlation id for all of them.
 
         Each item's id is derived from the batch's, so that the whole batch can be sent again under its key.
         """
@@ -112,20 +111,12 @@ class Dispatcher:
         batch_id = self._command_id(principal, envelope)
         envelope = replace(envelope, correlation_id=envelope.correlation_id or str(batch_id))
         items: list[dict[str, Any]] = []
-        position = 0
-        for index, command in enumerate(commands):
-            item: dict[str, Any] = {"index": index}
-            try:
-                if isinstance(command, HivebusError):
-                    raise command
-                spec = self._registry.command_of(command)
-                accepted = await self._execute(spec, command, principal, envelope, derive(batch_id, index))
-            except HivebusError as error:
-                item["error"] = error.as_problem()
-            else:
-                item |= answer_of(spec, command, accepted)
-                position = max(position, accepted.position)
-            items.append(item)
+        for start in range(0, len(commands), BATCH_IN_FLIGHT):
+            part = enumerate(commands[start : start + BATCH_IN_FLIGHT], start)
+            items += await asyncio.gather(
+                *(self._item(index, command, principal, envelope, batch_id) for index, command in part)
+            )
+        position = max((item["position"] for item in items if "position" in item), default=0)
         await self._wait_applied(position, envelope.wait_s)
         refused = sum("error" in item for item in items)
         return {
@@ -135,6 +126,19 @@ class Dispatcher:
             "correlation_id": envelope.correlation_id,
             "position": position,
         }
+
+    async def _item(
+        self, index: int, command: Struct | HivebusError, principal: Principal, envelope: Envelope, batch_id: UUID
+    ) -> dict[str, Any]:
+        """One item's answer: what its command led to, or its problem document."""
+        try:
+            if isinstance(command, HivebusError):
+                raise command
+            spec = self._registry.command_of(command)
+            accepted = await self._execute(spec, command, principal, envelope, derive(batch_id, index))
+        except HivebusError as error:
+            return {"index": index, "error": error.as_problem()}
+        return {"index": index} | answer_of(spec, command, accepted)
 
     async def _execute(
         self, spec: CommandSpec, command: Struct, principal: Principal, envelope: Envelope, command_id: UUID
@@ -158,8 +162,7 @@ class Dispatcher:
             fingerprint=fingerprint,
             correlation_id=envelope.correlation_id,
         )
-        with self._load:
-            return await self._bus.execute(command, caller)
+        return await self._bus.execute(command, caller)
 
     async def _seal(self, spec: CommandSpec, command: Struct) -> tuple[Struct, str | None]:
         parameters: dict[str, Any] = command.parameters  # type: ignore[attr-defined]

@@ -1,51 +1,31 @@
 """Who gets the processor: commands first, and views soon.
 
-Recorder and projector share a process, and its one interpreter lock, with the commands that callers wait for. While
-many are in flight they rest after each batch in proportion to the work it was, so commands keep most of the processor;
-and because what waits meanwhile goes into one larger batch, each commit costs less. A bound on the lag ends the rest.
+Recorder and projector share a process, and its one interpreter lock, with the commands that callers wait for. After
+each batch they rest in proportion to the work it was: commands keep most of the processor, and what comes meanwhile
+goes into one larger batch, which costs less for each commit (docs/decisions/0006). Nobody rests once commands have
+paused, while a caller waits for the views, or when the lag has reached its bound.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from core.kernel.ports import Clock
 
-BUSY_COMMANDS = 16
-REST_S_MAX = 1.0
-
-
-class Load:
-    """How many commands are being executed now."""
-
-    def __init__(self) -> None:
-        self.commands = 0
-
-    def __enter__(self) -> Self:
-        self.commands += 1
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.commands -= 1
-
-    @property
-    def busy(self) -> bool:
-        """Whether callers would notice a background batch."""
-        return self.commands >= BUSY_COMMANDS
+REST_S_MAX = 0.5
+LOOK_S = 0.01
 
 
 class Pace:
-    """Rests of one background loop: `share` of the time is its own while commands are in flight."""
+    """The rests of one background loop: `share` of the time is its own."""
 
-    def __init__(self, load: Load, clock: Clock, *, share: float, lag: Callable[[], int], lag_max: int) -> None:
-        self._load = load
+    def __init__(self, clock: Clock, *, share: float, commands: Callable[[], int], urgent: Callable[[], bool]) -> None:
+        """`commands` counts those executed so far; `urgent` says that the batch must not wait."""
         self._clock = clock
+        self._commands = commands
         self._factor = (1 - share) / share
-        self._lag = lag
-        self._lag_max = lag_max
+        self._urgent = urgent
         self._began = time.perf_counter()
 
     def begin(self) -> None:
@@ -53,7 +33,11 @@ class Pace:
         self._began = time.perf_counter()
 
     async def rest(self) -> None:
-        """A batch has ended; returns at once unless commands are in flight and the lag is within its bound."""
-        if self._load.busy and self._lag() < self._lag_max:
-            worked_s = time.perf_counter() - self._began
-            await self._clock.sleep(min(REST_S_MAX, worked_s * self._factor))
+        """A batch has ended."""
+        left_s = min(REST_S_MAX, (time.perf_counter() - self._began) * self._factor)
+        while left_s > 0 and not self._urgent():
+            before = self._commands()
+            await self._clock.sleep(min(LOOK_S, left_s))
+            left_s -= LOOK_S
+            if self._commands() == before:
+                return

@@ -7,6 +7,7 @@ to its host only after the assignment is on the log.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any
@@ -72,6 +73,7 @@ class Scheduler:
         self._beats: dict[str, float] = {}
         self._losing: set[str] = set()
         self._wake = asyncio.Event()
+        self._resigned = False
         self._in_flight: set[asyncio.Task[None]] = set()
         self._last: Entry | None = None
         self._saved_at = 0
@@ -87,6 +89,11 @@ class Scheduler:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow())
             group.create_task(self._lead())
+
+    def resign(self) -> None:
+        """Decide nothing more: what is about to stop must not be given new work."""
+        self._resigned = True
+        self._wake.set()
 
     async def save(self) -> None:
         """Keep an image of the fold, so that the next start need not read the whole log."""
@@ -168,7 +175,7 @@ class Scheduler:
 
     async def _lead(self) -> None:
         await self._elect()
-        while True:
+        while not self._resigned:
             self._wake.clear()
             if self.leading:
                 self._watch_leases()
@@ -203,10 +210,10 @@ class Scheduler:
         wait_s = TURN_S_MAX
         if due_ms is not None:
             wait_s = min(wait_s, max(0.001, (due_ms - self._clock.now_ms()) / 1000))
-        try:
-            await asyncio.wait_for(self._wake.wait(), wait_s)
-        except TimeoutError:
-            return
+        # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with the wake.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
 
     def _watch_leases(self) -> None:
         now = self._clock.monotonic()

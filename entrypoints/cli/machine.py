@@ -105,7 +105,9 @@ def verify(data_dir: str | None, as_json: bool) -> Exit:
         found = asyncio.run(bootstrap.verify(root, Folded()))
     except HivebusError as error:
         raise Failure(error.sentence, remedy=error.remedy) from error
-    report: dict[str, Any] = msgspec.to_builtins(found) | {"seconds": round(time.monotonic() - started, 3)}
+    # A value of a row may be anything a database driver returns: what JSON has no word for is shown as text.
+    report: dict[str, Any] = msgspec.to_builtins(found, enc_hook=str)
+    report["seconds"] = round(time.monotonic() - started, 3)
     if as_json:
         emit(report)
     else:

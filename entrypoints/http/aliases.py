@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 from sanic import HTTPResponse, Request, Sanic
@@ -11,18 +11,18 @@ from core.agent import Agent
 from core.kernel.command_bus import CommandBus
 from core.kernel.errors import Refused
 from core.services.dispatch import Dispatcher
-from core.task import SubmitTask
+from core.task import SubmitTask, Word
 from entrypoints.http.decode import from_json
 from entrypoints.http.door import Door, check_media
-from entrypoints.http.rest import JSON, envelope_of, json_response
+from entrypoints.http.rest import JSON, arguments_of, envelope_of, json_response, refuse_unknown
 
 
 class AgentTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A task for one agent, as the contract's POST /api/agents/{id}/tasks has it."""
 
-    task_type: str
+    task_type: Word
     parameters: dict[str, Any]
-    priority: str | int = "normal"
+    priority: Literal["critical", "high", "normal", "low", "background"] | Annotated[int, Meta(ge=0, le=9)] = "normal"
     timeout: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
 
 
@@ -31,6 +31,9 @@ def add_aliases(app: Sanic[Any, Any], bus: CommandBus, dispatcher: Dispatcher, d
 
     async def assign(request: Request, agent_id: str) -> HTTPResponse:
         principal = door.admit(request)
+        values = arguments_of(request)
+        envelope = envelope_of(request, values)
+        refuse_unknown(values)
         check_media(request, JSON)
         asked = from_json(AgentTask, request.body)
         agent: Agent = await bus.load("agent", agent_id)
@@ -41,10 +44,10 @@ def add_aliases(app: Sanic[Any, Any], bus: CommandBus, dispatcher: Dispatcher, d
             parameters=asked.parameters,
             executor=agent.spec.executor,
             agent_id=agent_id,
-            priority=asked.priority,  # type: ignore[arg-type] # checked by the decision as for every submit
+            priority=asked.priority,
             timeout_s=asked.timeout,
         )
-        answer = await dispatcher.command(command, principal, envelope_of(request))
+        answer = await dispatcher.command(command, principal, envelope)
         answer |= {
             "agent_id": agent_id,
             "estimated_completion": None,
@@ -52,4 +55,4 @@ def add_aliases(app: Sanic[Any, Any], bus: CommandBus, dispatcher: Dispatcher, d
         }
         return json_response(answer, 202, {"Location": f"/api/tasks/{answer['task_id']}"})
 
-    app.add_route(assign, "/api/agents/<agent_id:str>/tasks", methods=["POST"], name="agent_task_submit")
+    app.add_route(assign, "/api/agents/<agent_id:str>/tasks", methods=["POST"], name="agent_task_submit", unquote=True)

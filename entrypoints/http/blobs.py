@@ -11,7 +11,7 @@ from core.blobs import StreamingBlobs
 from core.execution import BLOB_MAX_BYTES
 from core.kernel.errors import NotFound, Unprocessable
 from entrypoints.http.door import Door, check_media
-from entrypoints.http.rest import json_response
+from entrypoints.http.rest import READ, json_response
 
 OCTETS = "application/octet-stream"
 
@@ -47,6 +47,8 @@ def add_blobs(app: Sanic[Any, Any], blobs: StreamingBlobs, door: Door) -> None:
                 remedy="It was erased, or never stored; PUT it first.",
             )
         size = await blobs.size(sha256)
+        if request.method == "HEAD":
+            return HTTPResponse(None, 200, {"Content-Length": str(size)}, OCTETS)
         response = await request.respond(content_type=OCTETS, headers={"Content-Length": str(size)} if size else {})
         async for chunk in chunks:
             await response.send(chunk)
@@ -54,4 +56,4 @@ def add_blobs(app: Sanic[Any, Any], blobs: StreamingBlobs, door: Door) -> None:
         return None
 
     app.add_route(put, "/api/blobs/<sha256:str>", methods=["PUT"], name="blob_put", stream=True)
-    app.add_route(get, "/api/blobs/<sha256:str>", methods=["GET"], name="blob_get")
+    app.add_route(get, "/api/blobs/<sha256:str>", methods=READ, name="blob_get")

@@ -31,13 +31,23 @@ def from_json(struct: type[S], body: bytes, fields: Mapping[str, Any] | None = N
     """A body as a Struct; `fields` come from the path and win. Raises Invalid (400) or Unprocessable (422)."""
     try:
         if not fields:
-            return cast(S, _decoder(struct).decode(body))
+            return cast("S", _decoder(struct).decode(body))
         values = msgspec.json.decode(body) if body else {}
         if not isinstance(values, dict):
             raise Unprocessable("The body is not a JSON object.", pointer="", remedy="Send an object.")
         return msgspec.convert({**values, **fields}, struct)
     except msgspec.ValidationError as error:
         raise unprocessable(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise malformed(str(error)) from error
+    except RecursionError as error:
+        raise malformed("nested too deeply") from error
+
+
+def raw_items(body: bytes) -> list[msgspec.Raw]:
+    """The items of a JSON array, each still undecoded. Raises Invalid."""
+    try:
+        return msgspec.json.decode(body, type=list[msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise malformed(str(error)) from error
     except RecursionError as error:

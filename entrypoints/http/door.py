@@ -16,7 +16,7 @@ from pathlib import Path
 from msgspec import Struct
 from sanic import Request
 
-from core.kernel.errors import Forbidden, Unauthenticated, UnsupportedMedia
+from core.kernel.errors import Forbidden, StartRefused, Unauthenticated, UnsupportedMedia
 from core.services.dispatch import Principal
 from entrypoints.paths import write_private
 
@@ -86,7 +86,7 @@ class Door:
         origin = request.headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             raise Forbidden(
-                f"A page of {origin} may not call this API.",
+                f"A page of {origin!r} may not call this API.",
                 code="forbidden_origin",
                 remedy="Open the page that Hivebus serves, or call without a browser.",
             )
@@ -118,22 +118,29 @@ class Door:
         if not cookie:
             return None
         until, _, signature = cookie.partition(".")
-        if not until.isdigit() or int(until) < time.time():
+        # The signature first: only what this program wrote is read as a number.
+        if not hmac.compare_digest(_bytes(signature), _bytes(self._sign(until))) or int(until) < time.time():
             return None
-        return self._owner if hmac.compare_digest(signature, self._sign(until)) else None
+        return self._owner
 
     def _sign(self, until: str) -> str:
-        return hmac.new(self._signing, until.encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self._signing, _bytes(until), hashlib.sha256).hexdigest()
 
 
 def check_media(request: Request, *allowed: str) -> None:
     """Raises UnsupportedMedia unless the body's type is one of these: a page's form cannot send them."""
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media = media_of(request)
     if media not in allowed:
         raise UnsupportedMedia(
-            f"A body of type {media or '(none)'} is not taken here.",
+            f"A body of type {media!r} is not taken here." if media else "The body's type is not said.",
             remedy=f"Send Content-Type: {' or '.join(allowed)}.",
         )
+
+
+def media_of(request: Request) -> str:
+    """The body's media type without its parameters, in lower case; empty where the request names none."""
+    text: str = request.headers.get("content-type", "")
+    return text.partition(";")[0].strip().lower()
 
 
 def load_key(path: Path) -> Key:
@@ -144,10 +151,21 @@ def load_key(path: Path) -> Key:
         key = Key.make()
         write_private(path, key.text + "\n")
         return key
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it holds no key"
+        raise StartRefused(
+            f"The key in {path} cannot be read: {reason}.",
+            remedy="Put the key back, or remove the file: the next start makes a new key.",
+        ) from None
+
+
+def _bytes(text: str) -> bytes:
+    """Text of a header as its bytes: sanic hands over what is no UTF-8 as surrogates."""
+    return text.encode(errors="surrogateescape")
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(_bytes(text)).digest()
 
 
 def _name_of(host: str) -> str:

@@ -17,9 +17,12 @@ from core.kernel.times import rfc3339
 from core.services.positions import PositionGate
 from entrypoints.http.decode import from_query
 from entrypoints.http.door import Door
+from entrypoints.http.rest import READ, arguments_of
 
 PAGE = 1000
 SCANNED_MAX = 10_000
+# Whoever waits for an event looks up this often: the program may be about to end.
+LOOK_UP_S = 0.5
 
 
 class CloudEvent(Struct, frozen=True, kw_only=True):
@@ -56,20 +59,20 @@ def add_events(app: Sanic[Any, Any], store: Store, codec: Codec, recorded: Posit
 
     async def read(request: Request) -> HTTPResponse:
         door.admit(request)
-        query = from_query(ReadEvents, {key: value for key, (value, *_) in request.args.items()})
+        query = from_query(ReadEvents, arguments_of(request))
         until = time.monotonic() + query.wait
         after = query.after
         while True:
             events, after = await _page(store, codec, query, after)
             left_s = until - time.monotonic()
-            if events or left_s <= 0:
+            if events or left_s <= 0 or request.app.ctx.draining:
                 break
-            await recorded.wait_for(after + 1, left_s)
+            await recorded.wait_for(after + 1, min(left_s, LOOK_UP_S))
         lines = b"".join(msgspec.json.encode(event) + b"\n" for event in events)
         headers = {"Hivebus-Next": str(after), "Hivebus-Position": str(recorded.position)}
         return HTTPResponse(lines, 200, headers, "application/x-ndjson")
 
-    app.add_route(read, "/api/events", methods=["GET"], name="events")
+    app.add_route(read, "/api/events", methods=READ, name="events")
 
 
 async def _page(store: Store, codec: Codec, query: ReadEvents, after: int) -> tuple[list[CloudEvent], int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from typing import Any
 
@@ -20,6 +21,7 @@ from entrypoints.http.problems import Problems
 BODY_MAX_BYTES = 1024 * 1024
 BACKLOG = 512
 IDLE_SWEEP_S = 0.02
+LINGER_S = 0.3
 
 
 class Listener:
@@ -29,7 +31,7 @@ class Listener:
         self.app = app
         self._sock = sock
         self._server: Any = None  # AsyncioServer, which carries no types
-        self._draining = False
+        app.ctx.draining = False
         app.register_middleware(self._after, "response")  # type: ignore[arg-type]
 
     @property
@@ -58,12 +60,16 @@ class Listener:
         if server is None or server.server is None:
             self._sock.close()
             return 0
-        self._draining = True
+        self.app.ctx.draining = True
         server.server.close()
-        deadline = asyncio.get_running_loop().time() + grace_s
-        while server.connections and asyncio.get_running_loop().time() < deadline:
-            for connection in list(server.connections):
-                connection.close_if_idle()
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        while server.connections and clock() - began < grace_s:
+            # A client that keeps a connection may just be sending its next request; closed at once, that request would
+            # be lost. In the linger it is answered, with `Connection: close`.
+            if clock() - began >= LINGER_S:
+                for connection in list(server.connections):
+                    connection.close_if_idle()
             await asyncio.sleep(IDLE_SWEEP_S)
         left = list(server.connections)
         await server.before_stop()
@@ -73,7 +79,7 @@ class Listener:
         return len(left)
 
     async def _after(self, request: Request, response: HTTPResponse) -> None:
-        if self._draining:
+        if request.app.ctx.draining:
             stream: Any = request.stream
             stream.keep_alive = False
 
@@ -101,11 +107,16 @@ def bind(address: str, port: int, setting: str) -> socket.socket:
         sock.bind((address, port))
         # Bound without listening, a second program could still bind beside us: listen takes the port for good.
         sock.listen(BACKLOG)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         sock.close()
+        if isinstance(error, socket.gaierror | UnicodeError) or error.errno == errno.EADDRNOTAVAIL:
+            raise StartRefused(
+                f"{address!r} is no address of this machine.", remedy="Correct HIVEBUS_BIND, or unset it."
+            ) from None
+        other = port + 1 if 0 < port < 65535 else 0
         raise StartRefused(
             f"Port {port} cannot be taken: {error.strerror}{_holder(port)}.",
-            remedy=f"Stop that program, or choose another port: {setting}={port + 1 if port else 0} hivebus up",
+            remedy=f"Stop that program, or choose another port: {setting}={other} hivebus up",
         ) from None
     sock.setblocking(False)
     return sock

@@ -28,7 +28,7 @@ def add_pages(app: Sanic[Any, Any]) -> None:
     for file in sorted(WEB.iterdir()):
         if file.suffix in TYPES:
             path = "/" if file.name == "index.html" else f"/{file.name}"
-            app.add_route(_page(file), path, methods=["GET"], name=f"page_{file.stem}_{file.suffix[1:]}")
+            app.add_route(_page(file), path, methods=["GET", "HEAD"], name=f"page_{file.stem}_{file.suffix[1:]}")
 
 
 def _page(file: Path) -> Any:

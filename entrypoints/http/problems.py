@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from typing import Any
 
 import orjson
 from sanic import HTTPResponse, Request
@@ -25,6 +25,7 @@ from core.kernel.errors import HivebusError, Invalid, NotFound, TooLarge
 logger = logging.getLogger("hivebus.http")
 
 PROBLEM = "application/problem+json"
+METHODS = ("DELETE", "GET", "HEAD", "POST", "PUT")
 
 
 class WrongMethod(HivebusError):
@@ -32,6 +33,12 @@ class WrongMethod(HivebusError):
 
     status = 405
     default_code = "method_not_allowed"
+
+    def __init__(self, request: Request) -> None:
+        self.allowed = _allowed(request)
+        super().__init__(
+            f"{request.method} is not possible at {request.path}.", remedy=f"Allowed: {', '.join(self.allowed)}."
+        )
 
 
 class TooSlow(HivebusError):
@@ -41,6 +48,13 @@ class TooSlow(HivebusError):
     default_code = "request_timeout"
 
 
+class HeaderTooLarge(HivebusError):
+    """The request line and headers do not fit."""
+
+    status = 431
+    default_code = "header_too_large"
+
+
 class Problems(ErrorHandler):
     """Sanic's hook for whatever a handler raises. No traceback reaches a user."""
 
@@ -48,7 +62,10 @@ class Problems(ErrorHandler):
         """The problem document of an exception."""
         error = as_error(request, exception)
         REFUSED.labels(error.code).inc()
-        return problem(error)
+        response = problem(error)
+        if isinstance(error, WrongMethod):
+            response.headers["Allow"] = ", ".join(error.allowed)
+        return response
 
 
 def problem(error: HivebusError) -> HTTPResponse:
@@ -58,7 +75,9 @@ def problem(error: HivebusError) -> HTTPResponse:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="hivebus"'
-    return HTTPResponse(orjson.dumps(error.as_problem()), error.status, headers, PROBLEM)
+    body = error.as_problem()
+    body.setdefault("remedy", f"Look up the code {error.code} in docs/reference/rest.md.")
+    return HTTPResponse(orjson.dumps(body), error.status, headers, PROBLEM)
 
 
 def as_error(request: Request, exception: Exception) -> HivebusError:
@@ -72,9 +91,9 @@ def as_error(request: Request, exception: Exception) -> HivebusError:
             remedy="See docs/reference/rest.md for the paths there are.",
         )
     if isinstance(exception, MethodNotAllowed):
-        return WrongMethod(
-            f"{request.method} is not possible at {request.path}.", remedy=f"Allowed: {_allowed(exception)}."
-        )
+        return WrongMethod(request)
+    if isinstance(exception, PayloadTooLarge) and "header" in str(exception):
+        return HeaderTooLarge("The request line and headers are larger than 8 KiB.", remedy="Send shorter ones.")
     if isinstance(exception, PayloadTooLarge):
         return TooLarge(
             "The body is larger than 1 MiB.",
@@ -91,6 +110,11 @@ def as_error(request: Request, exception: Exception) -> HivebusError:
     )
 
 
-def _allowed(exception: MethodNotAllowed) -> str:
-    headers: dict[str, Any] = dict(getattr(exception, "headers", {}) or {})
-    return str(headers.get("Allow", "see the reference"))
+def _allowed(request: Request) -> list[str]:
+    """The methods that this path knows. Sanic tells them for paths without parameters only."""
+    allowed = []
+    for method in METHODS:
+        with contextlib.suppress(SanicException):
+            request.app.router.get(request.path, method, None)
+            allowed.append(method)
+    return allowed

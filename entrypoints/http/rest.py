@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-import msgspec
 import orjson
 from msgspec import Struct
 from sanic import HTTPResponse, Request, Sanic
 
 from adapters.telemetry import REQUESTS
+from core.execution import escape
 from core.kernel.errors import HivebusError, Invalid, TooLarge, Unprocessable
 from core.kernel.registry import CommandSpec, QuerySpec, Registry
 from core.services.dispatch import BATCH_MAX, WAIT_S_MAX, Dispatcher, Envelope, Look
-from entrypoints.http.decode import from_json, from_query, malformed
-from entrypoints.http.door import Door, check_media
+from entrypoints.http.decode import from_json, from_query, raw_items
+from entrypoints.http.door import Door, check_media, media_of
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -24,7 +24,9 @@ NDJSON = "application/x-ndjson"
 _PARAMETER = re.compile(r"{(\w+)}")
 _TOKEN = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
 _KEY_MAX = 200
-_LOOK_KEYS = frozenset({"at", "min_position", "wait"})
+_KEY = re.compile(rf"[\x20-\x7e]{{1,{_KEY_MAX}}}").fullmatch
+_POSITION = re.compile(r"[0-9]{1,18}").fullmatch
+READ = ["GET", "HEAD"]
 
 Handler = Callable[..., Coroutine[Any, Any, HTTPResponse]]
 
@@ -34,10 +36,12 @@ def add_routes(app: Sanic[Any, Any], registry: Registry, dispatcher: Dispatcher,
     for spec in registry.client_commands():
         if spec.route is not None:
             handler = command_handler(spec, dispatcher, door)
-            app.add_route(handler, _sanic_path(spec.route.path), methods=[spec.route.method], name=_name(spec.name))
+            app.add_route(
+                handler, _sanic_path(spec.route.path), methods=[spec.route.method], name=_name(spec.name), unquote=True
+            )
     for query in registry.queries.values():
         handler = query_handler(query, dispatcher, door)
-        app.add_route(handler, _sanic_path(query.route.path), methods=[query.route.method], name=_name(query.name))
+        app.add_route(handler, _sanic_path(query.route.path), methods=READ, name=_name(query.name), unquote=True)
 
 
 def command_handler(spec: CommandSpec, dispatcher: Dispatcher, door: Door) -> Handler:
@@ -49,11 +53,12 @@ def command_handler(spec: CommandSpec, dispatcher: Dispatcher, door: Door) -> Ha
 
     async def handle(request: Request, **fields: Any) -> HTTPResponse:
         principal = door.admit(request)
-        envelope = envelope_of(request)
+        values = arguments_of(request)
+        envelope = envelope_of(request, values)
         if not has_body:
-            values = {key: value for key, (value, *_) in request.args.items() if key not in _LOOK_KEYS}
             command = from_query(struct, values | fields)
         else:
+            refuse_unknown(values)
             check_media(request, JSON, NDJSON) if spec.creates else check_media(request, JSON)
             if spec.creates and _is_batch(request):
                 answer = await dispatcher.batch(batch_of(struct, request), principal, envelope)
@@ -75,9 +80,10 @@ def query_handler(spec: QuerySpec, dispatcher: Dispatcher, door: Door) -> Handle
     async def handle(request: Request, **fields: Any) -> HTTPResponse:
         principal = door.admit(request)
         del principal  # every key may read
-        values = {key: value for key, (value, *_) in request.args.items() if key not in _LOOK_KEYS}
+        values = arguments_of(request)
+        look = look_of(values)
         query = from_query(spec.struct, values | fields)
-        answer = await dispatcher.query(spec, query, look_of(request))
+        answer = await dispatcher.query(spec, query, look)
         counter.inc()
         return json_response(answer, spec.route.status)
 
@@ -92,27 +98,53 @@ def json_response(answer: dict[str, Any], status: int = 200, headers: dict[str, 
     return HTTPResponse(orjson.dumps(answer), status, headers, JSON)
 
 
-def envelope_of(request: Request) -> Envelope:
-    """Idempotency-Key, X-Correlation-Id, and how long to wait for the views (`?wait=recorded`, `Prefer: wait=N`)."""
+def arguments_of(request: Request) -> dict[str, str]:
+    """The query string. Raises Unprocessable for a parameter that is given twice: nobody could say which one counts."""
+    if not request.query_string:
+        return {}
+    arguments = request.get_args(keep_blank_values=True)
+    for name, texts in arguments.items():
+        if len(texts) > 1:
+            raise Unprocessable(
+                f"{name} is given {len(texts)} times.", pointer=f"/{escape(name)}", remedy="Give it once."
+            )
+    return {name: texts[0] for name, texts in arguments.items()}
+
+
+def refuse_unknown(values: Mapping[str, str]) -> None:
+    """Raises Unprocessable for what is left in the query string of a call that takes a body."""
+    for name in values:
+        raise Unprocessable(
+            f"There is no query parameter {name}.",
+            code="unknown_field",
+            pointer=f"/{escape(name)}",
+            remedy="Leave it out, or check its spelling; a command's fields stand in the body.",
+        )
+
+
+def envelope_of(request: Request, values: dict[str, str]) -> Envelope:
+    """Idempotency-Key, X-Correlation-Id, and how long to wait for the views (`?wait=recorded`, `Prefer: wait=N`).
+
+    Takes its own parameters out of `values`.
+    """
     headers = request.headers
     key = headers.get("idempotency-key")
-    if key is not None and not 0 < len(key) <= _KEY_MAX:
-        raise Invalid(f"An Idempotency-Key has 1 to {_KEY_MAX} characters.", remedy="Use a UUID.")
+    if key is not None and not _KEY(key):
+        raise Invalid(f"An Idempotency-Key has 1 to {_KEY_MAX} visible ASCII characters.", remedy="Use a UUID.")
     correlation_id = headers.get("x-correlation-id")
     if correlation_id is not None and not _TOKEN(correlation_id):
         raise Invalid(
             "X-Correlation-Id holds other than letters, digits and ._:-, or more than 64.", remedy="Use a UUID."
         )
-    return Envelope(idempotency_key=key, correlation_id=correlation_id, wait_s=_wait_of(request))
+    return Envelope(idempotency_key=key, correlation_id=correlation_id, wait_s=_wait_of(request, values))
 
 
-def _wait_of(request: Request) -> float | None:
-    if request.query_string:
-        wait = request.args.get("wait")
-        if wait == "recorded":
-            return WAIT_S_MAX
-        if wait is not None:
-            raise Unprocessable(f"wait={wait} is not known.", pointer="/wait", remedy="Use wait=recorded.")
+def _wait_of(request: Request, values: dict[str, str]) -> float | None:
+    wait = values.pop("wait", None)
+    if wait == "recorded":
+        return WAIT_S_MAX
+    if wait is not None:
+        raise Unprocessable(f"wait={wait} is not known.", pointer="/wait", remedy="Use wait=recorded.")
     prefer = request.headers.get("prefer")
     if prefer is None:
         return None
@@ -120,16 +152,16 @@ def _wait_of(request: Request) -> float | None:
     return min(float(match[1]), WAIT_S_MAX) if match else None
 
 
-def look_of(request: Request) -> Look:
-    """`?at=` and `?min_position=`."""
-    if not request.query_string:
-        return Look()
-    minimum = request.args.get("min_position", "0")
-    if not minimum.isdigit() or len(minimum) > 18:
-        raise Unprocessable("min_position is not a position.", pointer="/min_position", remedy="Give digits.")
-    at = request.args.get("at")
-    if at is not None and at.isdigit() and len(at) > 18:
-        raise Unprocessable("at is larger than any position.", pointer="/at", remedy="Give a smaller number.")
+def look_of(values: dict[str, str]) -> Look:
+    """`?at=` and `?min_position=`, taken out of `values`."""
+    minimum = values.pop("min_position", "0")
+    if not _POSITION(minimum):
+        raise Unprocessable(
+            "min_position is not a position.", pointer="/min_position", remedy="Give at most 18 digits."
+        )
+    at = values.pop("at", None)
+    if at is not None and at.isdigit() and not _POSITION(at):
+        raise Unprocessable("at is not a position.", pointer="/at", remedy="Give at most 18 of the digits 0 to 9.")
     return Look(at=at, min_position=int(minimum))
 
 
@@ -137,18 +169,17 @@ def look_of(request: Request) -> Look:
 
 
 def _is_batch(request: Request) -> bool:
-    return request.headers.get("content-type", "").startswith(NDJSON) or request.body.lstrip()[:1] == b"["
+    return media_of(request) == NDJSON or request.body.lstrip()[:1] == b"["
 
 
 def batch_of(struct: type[Struct], request: Request) -> list[Struct | HivebusError]:
     """The items of a JSON array or of JSON lines; an item that does not fit is its own error."""
-    if request.headers.get("content-type", "").startswith(NDJSON):
+    if media_of(request) == NDJSON:
         raws: list[Any] = [line for line in request.body.split(b"\n") if line.strip()]
     else:
-        try:
-            raws = msgspec.json.decode(request.body, type=list[msgspec.Raw])
-        except msgspec.DecodeError as error:
-            raise malformed(str(error)) from error
+        raws = raw_items(request.body)
+    if not raws:
+        raise Unprocessable("The batch holds no item.", code="empty_batch", pointer="", remedy="Send at least one.")
     if len(raws) > BATCH_MAX:
         raise TooLarge(f"A batch of {len(raws)} items; {BATCH_MAX} is the most.", remedy="Cut it into smaller batches.")
     return [_item(struct, bytes(raw)) for raw in raws]

@@ -17,7 +17,7 @@ from core.services.positions import PositionGate
 from core.services.scheduler import Scheduler
 from entrypoints.http.decode import from_json
 from entrypoints.http.door import COOKIE, SESSION_S, Door, check_media
-from entrypoints.http.rest import JSON, json_response
+from entrypoints.http.rest import JSON, READ, json_response
 from projections.agents import count_active
 from projections.queue import ShowQueue, show_queue
 
@@ -60,18 +60,19 @@ class System:
 
     def add_health(self, app: Sanic[Any, Any]) -> None:
         """Liveness and local readiness, on every listener, without a key."""
-        app.add_route(self._live, "/health/live", methods=["GET"], name="live")
-        app.add_route(self._ready, "/health/ready", methods=["GET"], name="ready")
+        app.add_route(self._live, "/health/live", methods=READ, name="live")
+        app.add_route(self._ready, "/health/ready", methods=READ, name="ready")
 
     def add_api(self, app: Sanic[Any, Any]) -> None:
-        """Status, info and sessions."""
-        app.add_route(self._status, "/api/status", methods=["GET"], name="status")
-        app.add_route(self._info, "/api/info", methods=["GET"], name="info")
+        """Status, info, sessions, and the metrics behind the key."""
+        app.add_route(self._status, "/api/status", methods=READ, name="status")
+        app.add_route(self._info, "/api/info", methods=READ, name="info")
+        app.add_route(self._metrics_with_key, "/metrics", methods=READ, name="metrics")
         app.add_route(self._session, "/api/session", methods=["POST"], name="session")
 
     def add_metrics(self, app: Sanic[Any, Any]) -> None:
-        """Prometheus' text format."""
-        app.add_route(self._metrics, "/metrics", methods=["GET"], name="metrics")
+        """Prometheus' text format, without a key: for the listener that only a scraper reaches."""
+        app.add_route(self._metrics, "/metrics", methods=READ, name="metrics")
 
     # --- handlers ---
 
@@ -173,6 +174,10 @@ class System:
             host_prefix=False,
         )
         return response
+
+    async def _metrics_with_key(self, request: Request) -> HTTPResponse:
+        self._door.admit(request)
+        return await self._metrics(request)
 
     async def _metrics(self, request: Request) -> HTTPResponse:
         telemetry.LIVE_TASKS.set(len(self._scheduler.fleet.tasks))

@@ -135,7 +135,8 @@ async function refreshTables(signal) {
 // --- showing ---------------------------------------------------------------------------------------------------------
 
 function showStatus() {
-  if (seen.status) render($("status"), statusLine(seen.status, Date.now() - seen.status_ms));
+  const away = document.body.dataset.link === "lost";
+  if (seen.status) render($("status"), statusLine(seen.status, Date.now() - seen.status_ms, away));
 }
 
 function show() {
@@ -162,6 +163,7 @@ function connected() {
   $("link").dataset.state = "live";
   $("lost").hidden = true;
   document.title = "Hivebus";
+  showStatus();
   sayLive();
 }
 
@@ -172,10 +174,11 @@ function sayLive() {
 
 let note_timer = 0;
 
+/** Say what came of a click; in the dialog while it is open, for the page behind it is inert. */
 function note(sentence) {
-  say($("note"), sentence);
+  for (const id of ["note", "task-note"]) say($(id), (id === "task-note") === $("task").open ? sentence : "");
   clearTimeout(note_timer);
-  note_timer = setTimeout(() => say($("note"), ""), NOTE_MS);
+  if (sentence) note_timer = setTimeout(() => note(""), NOTE_MS);
 }
 
 // The time goes on between two answers: ages, running times and the uptime. Not while the server is away.
@@ -199,6 +202,9 @@ async function lost(error, retry_ms) {
   $("lost").hidden = false;
   const kept = seen.tables ? " What you see below is from before." : "";
   say($("lost-why"), `Lost the server at ${clockOf(since)}: ${reason(error)}.${kept}`);
+  seen.failure = `Lost the server: ${reason(error)}.`;
+  showStatus();
+  showDialog();
   await countdown(retry_ms);
   say($("lost-next"), "Trying now");
 }
@@ -259,7 +265,7 @@ async function askForKey(error) {
   $("task").close();
   say($("link"), "needs the key");
   const hadSession = seen.tables;
-  say($("door-why"), refused ? `${refused.message} ${refused.remedy}` : hadSession ? error.message : "");
+  say($("door-why"), refused ? refused.message : hadSession ? error.message : "");
   $("door").hidden = false;
   $("key").focus();
   for (;;) {
@@ -271,7 +277,7 @@ async function askForKey(error) {
       $("door").hidden = true;
       return;
     } catch (failure) {
-      say($("door-why"), failure instanceof Problem ? `${failure.message} ${failure.remedy}` : `No answer: ${reason(failure)}.`);
+      say($("door-why"), failure instanceof Problem ? failure.message : `No answer: ${reason(failure)}.`);
       $("key").select();
     }
   }
@@ -307,12 +313,13 @@ function showDialog() {
   const id = seen.open;
   if (id === null) return;
   const task = seen.task ?? seen.tasks.find((row) => row.id === id) ?? null;
-  render($("task"), taskDialog(id, task, seen.agents, seen.failure, Date.now()));
+  render($("task-content"), taskDialog(id, task, seen.agents, seen.failure, Date.now()));
 }
 
 $("task").addEventListener("close", () => {
   Object.assign(seen, { open: null, task: null, failure: null });
-  render($("task"), html``);
+  render($("task-content"), html``);
+  note("");
 });
 
 async function cancel(button) {

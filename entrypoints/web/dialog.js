@@ -2,7 +2,7 @@
 
 import { html } from "./dom.js";
 import { count, duration, known, line, time, unknown } from "./format.js";
-import { agentName, cancelButton, ended, exitCode, took, taskState } from "./views.js";
+import { actor, agentName, cancelButton, ended, exitCode, took, taskState } from "./views.js";
 
 const OUTPUTS = ["stdout", "stderr"];
 const APART = new Set(["exit_code", "duration_s", "files", ...OUTPUTS]);
@@ -31,6 +31,7 @@ function facts(task, agents, now_ms) {
   const never = ended(task) ? "it was never started" : "it has not started";
   const labels = Object.entries(task.labels).map(([name, value]) => `${name}=${value}`);
   const items = [
+    task.name && ["Name", task.name, "two"],
     ["Type", task.type],
     ["Executor", task.executor],
     ["Agent", agentName(task.agent_id, agents, ended(task) ? "no attempt was made" : "no agent has it yet")],
@@ -45,12 +46,12 @@ function facts(task, agents, now_ms) {
     ["Time limit", known(task.timeout_s, "not read yet", (s) => duration(s * 1000))],
     ["Project", task.project],
     ["Submitted by", task.actor],
-    ["Correlation", html`<code>${task.correlation_id}</code>`],
+    ["Correlation", html`<code>${task.correlation_id}</code>`, "two"],
     task.agent_type && ["Agent type", task.agent_type],
     task.not_before && ["Not before", time(task.not_before, { millis: true })],
     labels.length > 0 && ["Labels", labels.join(", ")],
   ];
-  return html`<dl class="facts">${items.filter(Boolean).map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+  return html`<dl class="facts">${items.filter(Boolean).map(([name, value, span]) => html`<div class="${span ?? ""}"><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
 function whole(task, agents) {
@@ -106,7 +107,7 @@ function historyOf(task) {
         <td class="number">${count(event.position)}</td>
         <td>${time(event.time, { millis: true })}</td>
         <td>${line(event.type)}</td>
-        <td>${line(event.actor)}</td>
+        <td title="${event.actor}">${actor(event.actor)}</td>
       </tr>`)}</tbody>
   </table>`;
 }

@@ -58,6 +58,15 @@ export function duration(ms) {
 /** As `duration`, in whole seconds: for what still runs. */
 export const elapsed = (ms) => duration(Math.max(0, Math.floor(ms / 1000)) * 1000).replace(".0 s", " s").replace("0 ms", "0 s");
 
+/** How long ago, in one unit: ages are compared, not measured. */
+export function ago(ms) {
+  const s = Math.max(0, Math.floor(ms / 1000));
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min`;
+  if (s < 86_400) return `${Math.floor(s / 3600)} h`;
+  return `${Math.floor(s / 86_400)} d`;
+}
+
 function both(s, large, largeName, small, smallName) {
   const rest = Math.floor((s % large) / small);
   return `${Math.floor(s / large)} ${largeName}${rest ? ` ${rest} ${smallName}` : ""}`;

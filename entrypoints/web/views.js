@@ -1,7 +1,7 @@
 // The status line and the three tables, from answers of the API.
 
 import { html } from "./dom.js";
-import { count, duration, elapsed, known, line, short, time, title, unknown } from "./format.js";
+import { ago, count, duration, elapsed, known, line, short, time, title, unknown } from "./format.js";
 
 const FINAL = new Set(["completed", "failed", "cancelled", "expired"]);
 
@@ -13,19 +13,20 @@ export function state(word) {
 
 // --- status ----------------------------------------------------------------------------------------------------------
 
-/** The status line; `age_ms` is how long ago the answer came, so that the uptime goes on. */
-export function statusLine(status, age_ms) {
+/** The status line; `age_ms` is how long ago the answer came, so that the uptime goes on; `away`: nobody answers now. */
+export function statusLine(status, age_ms, away) {
   const why = (field) => status.unknown?.[field] ?? "the server gave no value";
+  const now = (value) => (away ? unknown("the server does not answer") : value);
   const { recorded, applied } = status.positions;
   const failing = Object.entries(status.services).filter(([, word]) => word !== null && word !== "healthy");
   const services = Object.entries(status.services)
     .map(([name, word]) => `${name}: ${word ?? `unknown, ${why(`services.${name}`)}`}`)
     .join("\n");
   const items = [
-    ["Status", html`${state(status.status)}${failing.length > 0 && html`<small> ${failing.map(([name]) => name).join(", ")}</small>`}`, services],
+    ["Status", now(html`${state(status.status)}${failing.length > 0 && html`<small> ${failing.map(([name]) => name).join(", ")}</small>`}`), services],
     ["Version", known(status.version, why("version"))],
-    ["Uptime", known(status.uptime, why("uptime"), (s) => elapsed(s * 1000 + age_ms)), "since the program started"],
-    ["Broker", known(status.services.broker, why("services.broker"), state)],
+    ["Uptime", now(known(status.uptime, why("uptime"), (s) => elapsed(s * 1000 + age_ms))), "since the program started"],
+    ["Broker", now(known(status.services.broker, why("services.broker"), state))],
     ["Queue depth", known(status.metrics.queued_tasks, why("metrics.queued_tasks"), count), "tasks that wait for an agent"],
     ["Live tasks", known(status.metrics.live_tasks, why("metrics.live_tasks"), count), "tasks that have not ended"],
     ["Lag", lag(recorded, applied), `recorded position ${recorded ?? "unknown"}, applied to the views ${applied ?? "unknown"}`],
@@ -51,28 +52,31 @@ function taskRow(task, agents, now_ms) {
   return html`
     <tr data-key="${task.id}" data-open="${task.id}">
       <th scope="row">
-        <button type="button" class="name" data-open="${task.id}" title="${task.id}">${line(task.name ?? task.type)}</button>
-        ${task.name && html`<span class="type">${line(task.type)}</span>`}
+        <span class="title">
+          <button type="button" class="name" data-open="${task.id}" title="${task.id}">${line(task.name ?? task.type)}</button>
+          ${task.name && html`<span class="type">${line(task.type)}</span>`}
+        </span>
         ${remark(task)}
       </th>
       <td>${taskState(task)}</td>
       <td class="wide">${agentName(task.agent_id, agents, ended(task) ? "no attempt was made" : "no agent has it yet")}</td>
       <td class="number wide">${age(task, now_ms)}</td>
       <td class="number">${took(task, now_ms)}</td>
-      <td class="number">${exitCode(task)}</td>
-      <td class="action">${cancelButton(task)}</td>
+      <td class="number wide">${exitCode(task)}</td>
+      <td class="action wide">${cancelButton(task)}</td>
     </tr>`;
 }
 
 export function taskState(task) {
-  const partly = task.status === "running" && task.progress > 0;
-  return html`${state(task.unassignable ? "unassignable" : task.status)}
-    ${task.cancelling && !ended(task) && html`<small class="remark">cancelling</small>`}
-    ${partly && html`<progress max="1" value="${task.progress}">${Math.round(task.progress * 100)} %</progress>`}`;
+  if (task.unassignable) return state("unassignable");
+  if (task.cancelling && !ended(task)) return state("cancelling");
+  if (task.status !== "running" || !(task.progress > 0)) return state(task.status);
+  return html`${state("running")}<small> ${Math.floor(task.progress * 100)} %</small>`;
 }
 
 function remark(task) {
-  const text = task.unassignable ?? task.error ?? task.current_step;
+  const before = task.error && !ended(task) ? `Last attempt: ${task.error}` : task.error;
+  const text = task.unassignable ?? task.current_step ?? before;
   if (!text) return "";
   return html`<span class="remark" title="${title(text)}">${line(text)}</span>`;
 }
@@ -84,13 +88,13 @@ export function agentName(id, agents, reason) {
 }
 
 export function exitCode(task) {
-  const reason = ended(task) ? "no process of this task ended by itself" : "the task has not ended";
+  const reason = ended(task) ? "the result holds no exit code" : "the task has not ended";
   return known(task.exit_code, task.unknown?.exit_code ?? reason, (code) =>
     html`<span class="${code === 0 ? "" : "bad"}">${code}</span>`);
 }
 
 function age(task, now_ms) {
-  return html`<span title="created ${task.created_at}">${elapsed(now_ms - Date.parse(task.created_at))}</span>`;
+  return html`<span title="created ${task.created_at}">${ago(now_ms - Date.parse(task.created_at))}</span>`;
 }
 
 export function took(task, now_ms) {
@@ -116,7 +120,7 @@ export function agentRows(agents) {
   return html`${agents.map((agent) => html`
     <tr data-key="${agent.id}">
       <th scope="row" title="${agent.id}">${line(agent.name)}</th>
-      <td>${line(agent.type)}</td>
+      <td class="wide">${line(agent.type)}</td>
       <td>${state(agent.status)}</td>
       <td class="number">${count(agent.running.length)}<small> of ${count(agent.slots)}</small></td>
       <td class="number">${known(agent.tasks_completed, agent.unknown?.tasks_completed ?? "the server gave no value", count)}</td>
@@ -134,13 +138,18 @@ export function eventRows(events) {
       <td>${time(event.time, { millis: true })}</td>
       <td title="position ${event.sequence}">${line(event.type.replace(/^hivebus\./, ""))}</td>
       <td>${subject(event.subject)}</td>
-      <td title="${event.actor}">${line(event.actor)}</td>
+      <td class="wide" title="${event.actor}">${actor(event.actor)}</td>
     </tr>`)}`;
 }
 
 function subject(text) {
-  const [noun, id = ""] = text.split("/", 2);
-  const shown = id ? `${noun}/${short(id)}` : noun;
-  if (noun !== "task") return html`<span title="${text}">${shown}</span>`;
-  return html`<button type="button" class="name" data-open="${id}" title="${text}">${shown}</button>`;
+  // The noun stands in the event's type already; the whole is in the title.
+  const [noun, id = text] = text.split("/", 2);
+  if (noun !== "task") return html`<span title="${text}">${short(id)}</span>`;
+  return html`<button type="button" class="name" data-open="${id}" title="${text}">${short(id)}</button>`;
+}
+
+export function actor(text) {
+  const [kind, id = ""] = text.split(":", 2);
+  return line(id ? `${kind}:${short(id)}` : text);
 }

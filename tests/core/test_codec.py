@@ -55,9 +55,7 @@ EVENTS: dict[str, Event] = {
     "task.scheduled.1": TaskScheduled(not_before_ms=NOW_MS + 1),
     "task.assigned.1": assigned(term=3, attempt=2),
     "task.started.1": TaskStarted(fence=7, agent_id="a", started_ms=NOW_MS),
-    "task.progressed.1": TaskProgressed(
-        fence=7, progress=0.25, current_step="boil", steps_completed=1, total_steps=4
-    ),
+    "task.progressed.1": TaskProgressed(fence=7, progress=0.25, current_step="boil", steps_completed=1, total_steps=4),
     "task.progressed.1.bare": TaskProgressed(fence=7),
     "task.attempt_ended.1": AttemptEnded(
         fence=7, agent_id="a", outcome="timed_out", error="late", started_ms=NOW_MS, result={"exit_code": 1}
@@ -121,9 +119,7 @@ def test_an_event_is_written_byte_for_byte_as_ever(name: str) -> None:
 def test_what_was_ever_written_reads_as_the_same_event(name: str) -> None:
     raw = (GOLDEN / f"{name}.json").read_bytes()
     commit = CODEC.decode(entry(raw))
-    assert commit == Commit(
-        position=4, noun="task", aggregate_id="t", body=CODEC.body(raw), events=(EVENTS[name],)
-    )
+    assert commit == Commit(position=4, noun="task", aggregate_id="t", body=CODEC.body(raw), events=(EVENTS[name],))
     body = msgspec.structs.asdict(commit.body)
     records = [(record.type, record.schema) for record in body.pop("events")]
     word, _, schema = name.removesuffix(".bare").rpartition(".")
@@ -165,7 +161,18 @@ def test_a_commit_over_its_bound_is_too_large_and_one_at_the_bound_is_not() -> N
         written({"type": "task.started", "schema": 1, "data": {"fence": "1", "agent_id": "a", "started_ms": 1}}),
         written({"type": "task.failed", "schema": 1, "data": {"error": "x", "outcome": "tired"}}),
     ],
-    ids=["nothing", "cut", "a list", "no text", "no commit", "a wrong schema", "no data", "a field", "a type", "a word"],
+    ids=[
+        "nothing",
+        "cut",
+        "a list",
+        "no text",
+        "no commit",
+        "a wrong schema",
+        "no data",
+        "a field",
+        "a type",
+        "a word",
+    ],
 )
 def test_what_is_no_commit_of_ours_is_undecodable_and_nothing_else_is_raised(raw: bytes) -> None:
     with pytest.raises(Undecodable):
@@ -234,16 +241,14 @@ def test_what_is_written_today_has_todays_schema() -> None:
 
 
 def test_an_old_event_whose_upcast_fits_no_struct_is_undecodable() -> None:
-    with pytest.raises(Undecodable, match="boat.launched/2"):
+    with pytest.raises(Undecodable, match=r"boat\.launched/2"):
         launched(2, {"name": 7, "length_cm": 450})
 
 
 def test_an_event_of_a_newer_program_is_kept_as_it_came_and_not_folded() -> None:
     assert launched(4, {"x": 1}) == UnknownEvent(type="boat.launched", schema=4, data=msgspec.Raw(b'{"x":1}'))
     body = written({"type": "boat.sunk", "schema": 1, "data": {"y": 2}})
-    assert BOATS.decode(entry(body)).events == (
-        UnknownEvent(type="boat.sunk", schema=1, data=msgspec.Raw(b'{"y":2}')),
-    )
+    assert BOATS.decode(entry(body)).events == (UnknownEvent(type="boat.sunk", schema=1, data=msgspec.Raw(b'{"y":2}')),)
 
 
 def test_a_field_that_a_newer_program_added_does_not_hinder_an_older_one() -> None:

@@ -191,7 +191,9 @@ def on_a_terminal(cli: Cli, *args: str, **environment: str) -> str:
 
 def test_a_terminal_gets_colours_unless_its_user_wants_none(filled: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert "\x1b[32m" in on_a_terminal(filled, "task", "list")
-    plain = on_a_terminal(filled, "task", "list", NO_COLOR="1")
-    assert "task-0000" in plain
-    assert "\x1b[3" not in plain
+    for args, word in ((("task", "list"), "task-0000"), (("status",), "healthy"), (("log", "tail"), "task.failed")):
+        coloured, plain = on_a_terminal(filled, *args), on_a_terminal(filled, *args, NO_COLOR="1")
+        assert word in coloured
+        assert word in plain
+        assert "\x1b[3" in coloured
+        assert "\x1b[3" not in plain

@@ -1,0 +1,89 @@
+"""What a user feels: the time of a warm start and the memory of all processes. Printed, and the bench beside it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+from tests.accept.program import Program
+from tests.accept.script import Figures, Options, expect, main, note
+
+
+def memory_mb(program: Program) -> float:
+    """Proportional memory (PSS) of all processes where the kernel tells it, so that shared pages count once; else RSS."""
+    total = 0
+    for process in program.family():
+        info = process.memory_full_info()
+        total += getattr(info, "pss", 0) or info.rss
+    return total / 1024 / 1024
+
+
+def rss_mb(program: Program) -> float:
+    """The plain sum of resident sets: shared pages count in each process."""
+    return sum(process.memory_info().rss for process in program.family()) / 1024 / 1024
+
+
+def run(options: Options) -> Figures:
+    """Warm start, idle memory, memory after 10,000 tasks; append and POST against their yardsticks."""
+    starts, tasks = options.count(9, 3), options.count(10_000, 1_000)
+    with tempfile.TemporaryDirectory() as folder:
+        program = Program(Path(folder) / "data")
+        program.start()
+        program.terminate()
+        times = []
+        for _ in range(starts):
+            times.append(program.start())
+            program.terminate()
+        note(f"warm starts: {', '.join(f'{seconds:.2f}' for seconds in times)} s")
+        program.start()
+        time.sleep(3)
+        idle = rss_mb(program)
+        _work(program, tasks)
+        after = rss_mb(program)
+        restart_s = _restart(program)
+        program.terminate()
+    figures: Figures = {
+        "warm_start_s_median": round(statistics.median(times), 2),
+        "idle_rss_mb": round(idle),
+        f"rss_mb_after_{tasks}_tasks": round(after),
+        f"start_s_after_{tasks}_tasks": round(restart_s, 2),
+    }
+    for bench in ("append", "post"):
+        figures[bench] = _bench(bench, options)
+    return figures
+
+
+def _work(program: Program, tasks: int) -> None:
+    client = program.client()
+    lines = [json.dumps({"type": "noop", "executor": "python", "parameters": {"function": "noop"}})] * 500
+    for _ in range(tasks // 500):
+        answer = client.request(
+            "POST", "/api/tasks", "\n".join(lines).encode(), {"Content-Type": "application/x-ndjson"}
+        )
+        expect(answer.status == 202 and answer.json["refused"] == 0, f"{answer.raw[:200]!r}")
+    deadline = time.monotonic() + 300
+    while client.get("/api/tasks?status=completed&limit=1")["pagination"]["total"] < tasks:
+        expect(time.monotonic() < deadline, "the tasks did not complete")
+        time.sleep(0.1)
+
+
+def _restart(program: Program) -> float:
+    program.terminate()
+    return program.start()
+
+
+def _bench(name: str, options: Options) -> object:
+    command = [sys.executable, "-m", f"tests.bench.bench_{name}", *(["--fast"] if options.fast else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=False)
+    expect(done.returncode == 0, f"the bench {name} ended with {done.returncode}")
+    return json.loads(done.stdout.strip().splitlines()[-1])[name]
+
+
+if __name__ == "__main__":
+    main("footprint", run)
