@@ -146,7 +146,9 @@ class RetireAgent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 def _retire_answer(command: RetireAgent, accepted: Any) -> dict[str, Any]:
-    return {"message": "The agent retires after its last task.", "previous_status": accepted.before.status}
+    previous = accepted.before.status if accepted.before else None
+    answer = {"message": "The agent retires after its last task.", "previous_status": previous}
+    return answer if previous else answer | {"unknown": {"previous_status": "this is the answer to a repeat"}}
 
 
 @agent.decides("agent.retire", route=Route("DELETE", "/api/agents/{agent_id}", 202), answer=_retire_answer)

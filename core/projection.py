@@ -12,9 +12,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+from core import agent, task
+from core.kernel import codec
 from core.kernel.commit import Commit, Event
 
 FOREVER = (1 << 63) - 1
+EVENT_MODULES = (task, agent, codec)
 
 Row = dict[str, Any]
 
@@ -28,8 +31,8 @@ class View:
 
     @classmethod
     def version(cls) -> str:
-        """Changes with the module that holds fold and table."""
-        source = inspect.getsource(sys.modules[cls.__module__])
+        """Changes with the module that holds fold and table, and with those that say what events are."""
+        source = "".join(map(inspect.getsource, (sys.modules[cls.__module__], *EVENT_MODULES)))
         return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
@@ -37,6 +40,8 @@ class RowView(View):
     """A table of rows by key, every version kept. Subclasses are pure: no clock, no I/O."""
 
     key: ClassVar[str] = "id"
+    # The newest rows that a writer keeps in memory, so that a batch need not read what the last one wrote.
+    rows_kept: ClassVar[int] = 4_000
 
     def touched(self, commit: Commit, event: Event) -> Iterable[str]:
         """The keys of the rows that this event may change."""

@@ -352,9 +352,9 @@ def _cancel_answer(command: CancelTask, accepted: Any) -> dict[str, Any]:
     ended = accepted.state.status == "cancelled"
     return {
         "message": "The task is cancelled." if ended else "The running attempt is being stopped.",
-        "previous_status": accepted.before.status,
+        "previous_status": accepted.before.status if accepted.before else None,
         "status": accepted.state.status,
-    }
+    } | ({} if accepted.before else {"unknown": {"previous_status": "this is the answer to a repeat"}})
 
 
 @task.decides("task.cancel", route=Route("DELETE", "/api/tasks/{task_id}", 202), answer=_cancel_answer)

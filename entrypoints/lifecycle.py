@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -38,12 +39,13 @@ BROKER_STOP_S = 3.0
 READY_S_MAX = 60.0
 DRAIN_MARGIN_S = 1.0
 END_S = 0.5
+VIEWS_STEP_S = 2.0
 
 
 def serve() -> int:
     """Run until SIGTERM or SIGINT; the exit code. Every reason not to start is one sentence and a remedy on stderr."""
     started = time.monotonic()
-    sys.setswitchinterval(0.0005)
+    tune()
     directory: DataDirectory | None = None
     try:
         settings = settings_module.load()
@@ -64,6 +66,14 @@ def serve() -> int:
     finally:
         if directory is not None:
             directory.release()
+
+
+def tune() -> None:
+    """Settings of the interpreter that this program's shape asks for (docs/decisions/0006)."""
+    # A batch in the store's thread would else keep the loop waiting 5 ms each time it asks for the interpreter.
+    sys.setswitchinterval(0.0005)
+    # A command leaves some fifty objects that die young and no cycles: the collector need not look so often.
+    gc.set_threshold(50_000, 20, 50)
 
 
 class _Life:
@@ -96,14 +106,19 @@ class _Life:
         """Start the broker while the rest of the program is imported: together they are most of a start."""
         imported = asyncio.create_task(asyncio.to_thread(importlib.import_module, "entrypoints.bootstrap"))
         stack.push_async_callback(self._stop_broker)
-        await self._broker.start()
-        bootstrap = await imported
-        from entrypoints.http.listener import bind  # noqa: PLC0415 - imported by bootstrap already
-
         chosen = self._settings
+        try:
+            await self._broker.start()
+        except StartRefused:
+            await imported
+            if chosen.nats_port:
+                # If somebody else has its port, this refusal says who; the broker's own words do not.
+                _bind("127.0.0.1", chosen.nats_port, "HIVEBUS_NATS_PORT").close()
+            raise
+        bootstrap = await imported
         sockets = []
         for name in ("api_port", "ui_port", "metrics_port"):
-            sock = bind(chosen.bind, getattr(chosen, name), f"HIVEBUS_{name.upper()}")
+            sock = _bind(chosen.bind, getattr(chosen, name), f"HIVEBUS_{name.upper()}")
             stack.callback(sock.close)
             sockets.append(sock)
         return bootstrap, sockets
@@ -125,10 +140,11 @@ class _Life:
             await _end([*services, lives])
 
     async def _until_ready(self, program: Program) -> bool:
-        """Prepare the listeners, wait for a leader and a host, then answer; False if a signal came first."""
+        """Prepare the listeners, wait for leader, host and views, then answer; False if a signal came first."""
         for listener in self._listeners:
             await listener.prepare()
         await program.spawn_first_agents(self._settings)
+        head = await program.log.head()
         deadline = time.monotonic() + READY_S_MAX
         while not (program.scheduler.leading and program.host.session):
             if self._stop.is_set():
@@ -136,6 +152,15 @@ class _Life:
             if time.monotonic() > deadline:
                 raise StartRefused("No scheduler led within a minute.", remedy="Look at the log lines above.")
             await asyncio.sleep(0.005)
+        # What was acknowledged before the start is visible after it, however long views that are folded anew take.
+        while not await program.applied.wait_for(head, VIEWS_STEP_S):
+            logger.info(
+                "The views stand at %d of %d; the program answers when they are there.", program.applied.position, head
+            )
+            if self._stop.is_set():
+                return False
+        gc.collect()
+        gc.freeze()
         for listener in self._listeners:
             await listener.serve()
         return True
@@ -145,12 +170,14 @@ class _Life:
         program.vitals.draining = True
         logger.info("Stopping: requests and attempts get %.0f s.", self._settings.grace_s)
         connection_file(self._settings.data_dir).unlink(missing_ok=True)
+        # What is about to stop must not be given what it gives back.
+        program.scheduler.resign()
         lives.cancel()
         grace_s = self._settings.grace_s
         drained = asyncio.gather(*(listener.drain(grace_s - DRAIN_MARGIN_S) for listener in self._listeners))
         try:
             async with asyncio.timeout(grace_s):
-                await program.host.drain()
+                await program.host.drain(grace_s / 2)
         except TimeoutError:
             logger.warning("Attempts did not end within the grace; the next start queues their tasks again.")
         logger.info("Stopped; %d connections had to be cut.", sum(await drained))
@@ -211,6 +238,12 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
             task.cancel()
 
 
+def _bind(address: str, port: int, setting: str) -> socket.socket:
+    from entrypoints.http.listener import bind  # noqa: PLC0415 - imported by bootstrap already
+
+    return bind(address, port, setting)
+
+
 def _shown(address: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, address)  # noqa: S104 - only shown
 
@@ -221,7 +254,8 @@ def _explain(error: BaseException) -> int:
         if isinstance(leaf, HivebusError):
             sentence, remedy = leaf.sentence, leaf.remedy
         else:
-            sentence = f"it cannot go on: {type(leaf).__name__}: {leaf}"
+            first_line = next(iter(str(leaf).splitlines()), "")
+            sentence = f"it cannot go on: {type(leaf).__name__}: {first_line}"
             remedy = "HIVEBUS_LOG_LEVEL=debug shows where this came from; please report it."
             logger.debug("", exc_info=leaf)
         print(f"hivebus: {sentence}" + (f"\n  {remedy}" if remedy else ""), file=sys.stderr)

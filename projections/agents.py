@@ -6,12 +6,25 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
-from sqlalchemy import JSON, BigInteger, Column, Index, Integer, MetaData, String, Table, func, select
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    and_,
+    func,
+    select,
+)
 
 from core import agent as a
 from core import task as t
 from core.kernel.commit import Commit, Event
-from core.kernel.errors import NotFound
+from core.kernel.errors import NotFound, Unprocessable
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.projection import Row, RowView
@@ -33,6 +46,7 @@ agents = Table(
     Column("life", String(16), nullable=False),
     Column("host_id", String(36)),
     Column("running", JSON, nullable=False),
+    Column("busy_slots", Integer, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("last_activity_ms", BigInteger, nullable=False),
     Column("tasks_completed", Integer, nullable=False),
@@ -77,7 +91,8 @@ class Agents(RowView):
             case a.AgentRetired():
                 return {**row, "life": "retired", "host_id": None}
             case t.TaskAssigned():
-                return {**row, "running": [*row["running"], commit.aggregate_id]}
+                running = [*row["running"], commit.aggregate_id]
+                return {**row, "running": running, "busy_slots": len(running)}
             case t.TaskCompleted():
                 return _ended(row, commit, completed=1, busy_ms=time_ms - event.started_ms)
             case t.AttemptEnded():
@@ -100,6 +115,7 @@ def _spawned(commit: Commit, event: a.AgentSpawned) -> Row:
         "life": "starting",
         "host_id": None,
         "running": [],
+        "busy_slots": 0,
         "created_ms": commit.body.occurred_at,
         "last_activity_ms": commit.body.occurred_at,
         "tasks_completed": 0,
@@ -110,9 +126,11 @@ def _spawned(commit: Commit, event: a.AgentSpawned) -> Row:
 
 def _ended(row: Row, commit: Commit, *, completed: int, busy_ms: int, counts: bool = True) -> Row:
     """An attempt's end; one that was lost or called off says nothing about the agent's work."""
+    running = [task_id for task_id in row["running"] if task_id != commit.aggregate_id]
     return {
         **row,
-        "running": [task_id for task_id in row["running"] if task_id != commit.aggregate_id],
+        "running": running,
+        "busy_slots": len(running),
         "tasks_completed": row["tasks_completed"] + completed,
         "attempts_ended": row["attempts_ended"] + (1 if counts else 0),
         "busy_ms": row["busy_ms"] + max(0, busy_ms),
@@ -121,7 +139,7 @@ def _ended(row: Row, commit: Commit, *, completed: int, busy_ms: int, counts: bo
 
 # --- queries ----------------------------------------------------------------------------------------------------------
 
-SAMPLES_MIN = 5
+STATUSES = ("starting", "idle", "busy", "paused", "draining", "suspect", "quarantined", "offline", "retired")
 
 
 class KnownAgent(Struct, frozen=True):
@@ -158,10 +176,21 @@ async def list_agents(query: ListAgents, reader: Reader) -> dict[str, Any]:
     statement = select(agents).where(true_at(agents, reader.at)).order_by(agents.c.created).limit(query.limit)
     if query.type is not None:
         statement = statement.where(agents.c.type == query.type)
-    statement = statement.where(agents.c.life == "retired" if query.status == "retired" else agents.c.life != "retired")
-    rows = [_summary(row) for row in await reader.rows(statement)]
-    wanted = [row for row in rows if query.status in (None, row["status"])]
-    return {"agents": wanted, "position": reader.position}
+    rows = await reader.rows(statement.where(_has_status(query.status)))
+    return {"agents": [_summary(row) for row in rows], "position": reader.position}
+
+
+def _has_status(status: str | None) -> ColumnElement[bool]:
+    """Busy and idle are one life with and without work; retired agents are shown only when asked for."""
+    if status is None:
+        return agents.c.life != "retired"
+    if status in ("busy", "idle"):
+        return and_(agents.c.life == "idle", agents.c.busy_slots > 0 if status == "busy" else agents.c.busy_slots == 0)
+    if status not in STATUSES:
+        raise Unprocessable(
+            f"{status!r} is no status of an agent.", pointer="/status", remedy=f"One of {', '.join(STATUSES)}."
+        )
+    return agents.c.life == status
 
 
 class ShowAgent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

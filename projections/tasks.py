@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from core import task as t
 from core.kernel.commit import Commit, Event
-from core.kernel.errors import NotFound
+from core.kernel.errors import NotFound, Unprocessable
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.projection import Row, RowView
@@ -91,6 +91,7 @@ class TaskSpecs(RowView):
 
     name = "task_specs"
     table = specs
+    rows_kept = 0  # written once
     nouns = frozenset({"task"})
 
     def touched(self, commit: Commit, event: Event) -> Iterable[str]:
@@ -147,6 +148,9 @@ class Tasks(RowView):
                     "agent_id": event.agent_id,
                     "attempt": event.attempt,
                     "assigned_ms": time_ms,
+                    "started_ms": None,
+                    "result": None,
+                    "outcome": None,
                 }
             case t.TaskStarted():
                 return {**row, "status": "running", "started_ms": event.started_ms}
@@ -158,7 +162,7 @@ class Tasks(RowView):
                     **row,
                     "attempts": ended,
                     "agent_id": None,
-                    "progress": 0.0,
+                    "progress": None,
                     "current_step": None,
                     "error": event.error,
                     "outcome": event.outcome,
@@ -184,12 +188,18 @@ class Tasks(RowView):
                     "error": event.error,
                     "outcome": event.outcome,
                     "completed_ms": time_ms,
-                    "agent_id": row["attempts"][-1]["agent_id"] if row["attempts"] else None,
+                    "agent_id": _last_agent(row),
                 }
             case t.CancelRequested():
                 return {**row, "cancelling": True}
             case t.TaskCancelled():
-                return {**row, "status": "cancelled", "outcome": "cancelled", "completed_ms": time_ms}
+                return {
+                    **row,
+                    "status": "cancelled",
+                    "outcome": "cancelled",
+                    "completed_ms": time_ms,
+                    "agent_id": _last_agent(row),
+                }
             case _:
                 return row
 
@@ -205,7 +215,7 @@ def _submitted(commit: Commit, event: t.TaskSubmitted) -> Row:
         "created_ms": commit.body.occurred_at,
         "agent_id": None,
         "attempt": 0,
-        "progress": 0.0,
+        "progress": None,
         "current_step": None,
         "assigned_ms": None,
         "started_ms": None,
@@ -217,6 +227,10 @@ def _submitted(commit: Commit, event: t.TaskSubmitted) -> Row:
         "result": None,
         "attempts": [],
     }
+
+
+def _last_agent(row: Row) -> str | None:
+    return row["attempts"][-1]["agent_id"] if row["attempts"] else None
 
 
 def _attempt(
@@ -238,7 +252,21 @@ def _attempt(
 # --- queries ----------------------------------------------------------------------------------------------------------
 
 UNKNOWN_ESTIMATE = "no statistics of task types are kept in this version"
-STATUS_WORDS = {"created": ("submitted",), "retrying": ("scheduled",), "pending": ("queued",)}
+# The contract's older words for a status are still understood as filters.
+STATUS_WORDS = {"created": "submitted", "retrying": "scheduled", "pending": "queued"}
+STATUSES = (
+    "submitted",
+    "blocked",
+    "scheduled",
+    "queued",
+    "assigned",
+    "running",
+    "input_required",
+    "completed",
+    "failed",
+    "cancelled",
+    "expired",
+)
 
 
 class ListTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -280,8 +308,15 @@ async def list_tasks(query: ListTasks, reader: Reader) -> dict[str, Any]:
 
 
 def _filters(query: ListTasks) -> Iterable[ColumnElement[bool]]:
-    if query.status is not None:
-        yield tasks.c.status.in_(STATUS_WORDS.get(query.status, (query.status,)))
+    if query.status == "timeout":
+        yield tasks.c.outcome == "timed_out"
+    elif query.status is not None:
+        status = STATUS_WORDS.get(query.status, query.status)
+        if status not in STATUSES:
+            raise Unprocessable(
+                f"{query.status!r} is no status of a task.", pointer="/status", remedy=f"One of {', '.join(STATUSES)}."
+            )
+        yield tasks.c.status == status
     for field in ("agent_id", "type", "correlation_id"):
         value = getattr(query, field)
         if value is not None:
@@ -352,8 +387,15 @@ def _summary(row: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, An
         "completed_at": rfc3339(row["completed_ms"]),
         "not_before": rfc3339(row["not_before_ms"]),
         "estimated_completion": None,
-        "unknown": {"estimated_completion": UNKNOWN_ESTIMATE},
+        "unknown": _unknown(row),
     }
+
+
+def _unknown(row: Mapping[str, Any]) -> dict[str, str]:
+    unknown = {"estimated_completion": UNKNOWN_ESTIMATE}
+    if row["progress"] is None:
+        unknown["progress"] = "the task has not told any"
+    return unknown
 
 
 async def _reasons(reader: Reader, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:

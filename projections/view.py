@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import BigInteger, Column, ColumnElement, Select, Table, and_, select
+from sqlalchemy import BigInteger, Column, ColumnElement, Select, Table, and_
 
 from core.projection import FOREVER
 
@@ -38,8 +38,3 @@ def true_at(table: Table, at: int | None) -> ColumnElement[bool]:
     if at is None:
         return table.c.valid_to == FOREVER
     return and_(table.c.valid_from <= at, table.c.valid_to > at)
-
-
-def rows_at(table: Table, at: int | None) -> Select[Any]:
-    """All rows as of a position."""
-    return select(table).where(true_at(table, at))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from msgspec import Struct
 from sqlalchemy import Select
 
+from adapters.memory.log import MemoryLog
 from adapters.sql.views import SqlReader, SqlViews
 from core.actions import AGGREGATES, registry
 from core.agent import AgentSpawned, AgentStarted, RetireAgent, SpawnAgent
@@ -27,13 +28,16 @@ from core.kernel.commit import Commit, Entry, Event, Moment, commit_id_of, finge
 from core.kernel.errors import HivebusError, Refused
 from core.kernel.ids import derive
 from core.kernel.outcomes import CommandUnchanged
+from core.kernel.ports import Clock, Store
 from core.kernel.registry import CommandSpec, Context
-from core.projection import Row, View
+from core.projection import Row, RowView, View
 from core.scheduling.election import ElectScheduler
 from core.scheduling.eligibility import can_do
 from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import Decision, decide
+from core.services.positions import PositionGate
+from core.services.recorder import Recorder
 from core.task import (
     FINAL,
     AssignTask,
@@ -178,8 +182,10 @@ class When:
 class History:
     """Commits as the log would hold them, through the real codec, and the real deciders to make more of them."""
 
-    def __init__(self, *, now_ms: int = NOW_MS) -> None:
-        self.now_ms = now_ms
+    def __init__(self, *, folding: bool = True) -> None:
+        """Without `folding` it also takes events that no decider would make, and knows no states."""
+        self.now_ms = NOW_MS
+        self._folding = folding
         self.entries: list[Entry] = []
         self.commits: list[Commit] = []
         self.states: dict[tuple[str, str], Any] = {}
@@ -198,8 +204,9 @@ class History:
         subject = subject_of(noun, aggregate_id)
         version = self._versions[subject] = self._versions.get(subject, 0) + 1
         key = command_id(number)
+        commit_id = str(commit_id_of(key, subject))
         body = CODEC.encode(
-            id=str(commit_id_of(key)),
+            id=commit_id,
             command=command,
             command_id=str(key),
             fingerprint=fingerprint_of(command, number),
@@ -210,11 +217,11 @@ class History:
             version=version,
             events=events,
         )
-        self.entries.append(Entry(self.head + 1, subject, str(commit_id_of(key)), body))
+        self.entries.append(Entry(self.head + 1, subject, commit_id, body))
         made = CODEC.decode(self.entries[-1])
         self.commits.append(made)
         self.positions[noun, aggregate_id] = made.position
-        if noun in REGISTRY.aggregates:
+        if self._folding and noun in REGISTRY.aggregates:
             for event in made.events:
                 if not isinstance(event, CommandUnchanged):
                     state = self.states.get((noun, aggregate_id))
@@ -236,12 +243,12 @@ class History:
 
 def portrait(fleet: Fleet) -> dict[str, Any]:
     """Everything that a fleet says, without the order and the leftovers of its heaps."""
-    waiting = {item for line in fleet.queues.values() for item in line}
+    waiting = {item for lines in (fleet.queues, fleet.stranded) for line in lines.values() for item in line}
     timers, deadlines = set(fleet.timers), set(fleet.timeouts)
     tasks = fleet.tasks.values()
     return {
         "position": fleet.position,
-        "term": fleet.term,
+        "term": (fleet.term, fleet.leader),
         "tasks": fleet.tasks,
         "agents": fleet.agents,
         "hosts": fleet.hosts,
@@ -459,6 +466,31 @@ def _submission(number: int) -> SubmitTask:
 # --- views ------------------------------------------------------------------------------------------------------------
 
 
+def row_of(view: RowView, history: History, key: str) -> Row | None:
+    """The row that a view folds for a key, by the fold alone."""
+    row: Row | None = None
+    for commit in history.commits:
+        for event in commit.events if commit.noun in view.nouns else ():
+            if key in view.touched(commit, event):
+                before = dict(row) if row is not None else None
+                after = view.fold(row, commit, event)
+                assert row == before, "a fold changed the row it was given"
+                row = after
+    return row
+
+
+async def recorded(store: Store, history: History, clock: Clock) -> None:
+    """Let a recorder copy a history into a store."""
+    log = MemoryLog()
+    for entry in history.entries:
+        newer = await log.read(entry.subject)
+        expected = newer[-1].position if newer else 0
+        await log.append(entry.subject, UUID(entry.commit_id), entry.body, expected=expected)
+    gate = PositionGate()
+    async with running(Recorder(log, store, CODEC, clock, on_recorded=gate.advance).run()):
+        assert await gate.wait_for(history.head, DEADLINE_S)
+
+
 @asynccontextmanager
 async def projected(path: Path, views: Sequence[View], history: History) -> AsyncIterator[SqlViews]:
     """Views in a file that have folded a history."""
@@ -471,12 +503,7 @@ async def projected(path: Path, views: Sequence[View], history: History) -> Asyn
 
 
 async def ask(
-    views: SqlViews,
-    read: Callable[[Any, SqlReader], Any],
-    query: Struct,
-    *,
-    at: int | None = None,
-    now_ms: int = NOW_MS,
+    views: SqlViews, read: Callable[[Any, SqlReader], Any], query: Struct, at: int | None = None, now_ms: int = NOW_MS
 ) -> Any:
     """The answer to a query, as of now or of a position."""
     async with views.reader(at=at, now_ms=now_ms) as reader:

@@ -97,7 +97,7 @@ class JetStreamLog:
         if error.err_code in FULL:
             raise LogFull(
                 f"The log is full: {error.description}.",
-                remedy="Make room: trim the log with `hivebus log trim`, raise its limit, or free disk space.",
+                remedy="Free disk space under the data directory, or raise the limit of the log.",
             )
         if error.err_code not in (WRONG_LAST_SEQUENCE, RIVAL_IN_FLIGHT):
             raise unreachable(f"The broker did not take the append: {error.description} ({error.err_code}).")

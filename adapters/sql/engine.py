@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from msgspec import Struct
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from core.kernel.errors import Unavailable
 
 BUSY_TIMEOUT_MS = 5_000
 POOL_TIMEOUT_S = 5.0
@@ -111,3 +114,21 @@ def _on_connect(pragmas: tuple[str, ...]) -> Callable[[Any, Any], None]:
 def _begin_immediate(connection: Connection) -> None:
     # Taking the write lock first means waiting for it; taking it after a read means failing with SQLITE_BUSY.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@asynccontextmanager
+async def answering(database: str) -> AsyncIterator[None]:
+    """Whatever a database does instead of answering, as Unavailable."""
+    try:
+        yield
+    except exc.TimeoutError as error:
+        raise Unavailable(
+            f"All connections to the {database} are in use.", code="busy", remedy="Try again.", retry_after_s=1
+        ) from error
+    except exc.OperationalError as error:
+        raise Unavailable(
+            f"The {database} did not answer: {error.orig}",
+            code=f"{database}_unavailable",
+            remedy="See that the data directory is there and has space, then try again.",
+            retry_after_s=1,
+        ) from error

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
-import orjson
 from sqlalchemy import JSON, Connection, Table, bindparam, select, update
 
 from adapters.sql.statements import insert_rows, look_up, update_rows
@@ -20,9 +19,10 @@ from core.kernel.commit import Commit, Event
 from core.projection import FOREVER, JournalView, Row, RowView
 
 CHECKSUM_ZERO = bytes(16)
-KEPT_MAX = 20_000
 
 _canonical = msgspec.json.Encoder(order="deterministic")
+# Not orjson: it refuses integers beyond 64 bits, and a view must show whatever the log took.
+_json = msgspec.json.Encoder().encode
 
 
 def checksum_of(row: Row) -> int:
@@ -96,7 +96,7 @@ class Shape:
 
     def tuple_of(self, values: Row) -> tuple[Any, ...]:
         """Plain values for the driver; JSON columns as text."""
-        return tuple(orjson.dumps(values[name]).decode() if is_json else values[name] for name, is_json in self._plain)
+        return tuple(_json(values[name]).decode() if is_json else values[name] for name, is_json in self._plain)
 
     def row_of(self, values: Sequence[Any]) -> Row:
         """A tuple as Core gives it, without the columns that say when it was true."""
@@ -171,12 +171,12 @@ class RowWriter:
         return found
 
     def _keep(self, key: str, row: Row | None) -> None:
-        if row is None:
+        if row is None or not self._view.rows_kept:
             self._kept.pop(key, None)
             return
         self._kept[key] = row
         self._kept.move_to_end(key)
-        if len(self._kept) > KEPT_MAX:
+        if len(self._kept) > self._view.rows_kept:
             self._kept.popitem(last=False)
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Executable, Row, Select, bindparam, exc, select
+from sqlalchemy import Executable, Row, Select, bindparam, select
 
 from adapters.sql import schema
-from adapters.sql.engine import Engines, sqlite_engines
+from adapters.sql.engine import Engines, answering, sqlite_engines
 from adapters.sql.migrate import migrate
 from adapters.sql.writer import Writer
 from core.kernel.commit import Entry
-from core.kernel.errors import Unavailable
 from core.kernel.merkle import HASH_BYTES
 from core.kernel.ports import Checkpoint, Recording, Remembered, Stored
 
@@ -137,29 +135,12 @@ class SqlStore:
         return leaf
 
     async def _rows(self, query: Executable, **values: Any) -> Sequence[_Row]:
-        async with _answering(), self._engines.readers.connect() as connection:
+        async with answering("store"), self._engines.readers.connect() as connection:
             return (await connection.execute(query, values)).all()
 
     async def _value(self, query: Executable, **values: Any) -> Any:
         rows = await self._rows(query, **values)
         return rows[0][0] if rows else None
-
-
-@asynccontextmanager
-async def _answering() -> AsyncIterator[None]:
-    try:
-        yield
-    except exc.TimeoutError as error:
-        raise Unavailable(
-            "All connections to the store are in use.", code="busy", remedy="Try again.", retry_after_s=1
-        ) from error
-    except exc.OperationalError as error:
-        raise Unavailable(
-            f"The store did not answer: {error.orig}",
-            code="store_unavailable",
-            remedy="See that the data directory is there and has space, then try again.",
-            retry_after_s=1,
-        ) from error
 
 
 def _as_stored(row: _Row) -> Stored:

@@ -6,6 +6,7 @@ itself is held against its own Merkle leaves and frontier first, so that what is
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from adapters.sql.rows import (
     checksum_of,
     fold_batch,
 )
-from adapters.sql.views import state
+from adapters.sql.views import parked, state
 from core.kernel.codec import Codec, Undecodable
 from core.kernel.commit import Commit, Entry
 from core.kernel.errors import StartRefused
@@ -64,20 +65,29 @@ class Report(Struct, frozen=True):
 class _Refold:
     """All views folded again, in memory."""
 
-    def __init__(self, views: Sequence[View]) -> None:
+    def __init__(self, views: Sequence[View], parked: Mapping[str, Mapping[tuple[str, str], int]]) -> None:
+        self._parked = parked
         self.rows: dict[str, dict[str, Versions]] = {v.name: {} for v in views if isinstance(v, RowView)}
         self.journals: dict[str, dict[str, dict[str, Any]]] = {v.name: {} for v in views if isinstance(v, JournalView)}
         self._views = views
 
     def fold(self, commits: Sequence[Commit]) -> None:
         for view in self._views:
+            known = self._known_to(view, commits)
             if isinstance(view, RowView):
-                fold_batch(view, commits, self.rows[view.name])
+                fold_batch(view, known, self.rows[view.name])
             elif isinstance(view, JournalView):
                 journal = self.journals[view.name]
-                for commit in commits:
+                for commit in known:
                     for row in view.rows(commit):
                         journal[f"{row['position']}/{row['index']}"] = row
+
+    def _known_to(self, view: View, commits: Sequence[Commit]) -> Sequence[Commit]:
+        """Without those of aggregates that the view has parked, from where it parked them."""
+        stopped = self._parked.get(view.name)
+        if not stopped:
+            return commits
+        return [c for c in commits if c.position < stopped.get((c.noun, c.aggregate_id), c.position + 1)]
 
     def expected(self, view: View) -> dict[str, dict[str, Any]]:
         """Every row version by its key, `id@valid_from` or `position/index`."""
@@ -98,7 +108,10 @@ def verify(root: Path, views: Sequence[View], codec: Codec, progress: Progress) 
             seen.exec_driver_sql("BEGIN")
             states = {row.name: row for row in seen.execute(select(state))}
             end = min((states[view.name].position for view in views if view.name in states), default=0)
-            refold = _Refold(views)
+            stopped: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
+            for row in seen.execute(select(parked)):
+                stopped[row.view][row.noun, row.aggregate_id] = row.position
+            refold = _Refold(views, stopped)
             broken = _fold_store(recorded, codec, refold, end, progress)
             if broken is not None:
                 return Report(False, end, [], broken)
@@ -131,7 +144,7 @@ def _fold_store(
         if not page:
             return Difference("store", str(after + 1), "position", None, after + 1)
         commits: list[Commit] = []
-        for entry, leaf, parked in page:
+        for entry, leaf, why in page:
             if entry.position != after + 1:
                 return Difference("store", str(after + 1), "position", entry.position, after + 1)
             after = entry.position
@@ -139,7 +152,7 @@ def _fold_store(
             if computed != leaf:
                 return Difference("store", str(after), "leaf", leaf.hex(), computed.hex())
             frontier.append(computed)
-            if parked is None:
+            if why is None:
                 commits.extend(_decoded(codec, entry))
         refold.fold(commits)
         progress(after, end)

@@ -6,6 +6,7 @@ another, is emptied when the database is opened and folded again from the store.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,13 +27,16 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.sql.engine import Engines, sqlite_engines
+from adapters.sql.engine import Engines, answering, sqlite_engines
 from adapters.sql.rows import CHECKSUM_ZERO, JournalWriter, RowWriter
 from adapters.sql.statements import insert_rows
 from core.kernel.commit import Commit
 from core.projection import JournalView, RowView, View
+
+logger = logging.getLogger("hivebus.views")
 
 _metadata = MetaData()
 
@@ -43,6 +47,17 @@ state = Table(
     Column("version", String(16), nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("checksum", LargeBinary(16), nullable=False),
+)
+
+
+parked = Table(
+    "view_parked",
+    _metadata,
+    Column("view", String(64), primary_key=True),
+    Column("noun", String(32), primary_key=True),
+    Column("aggregate_id", String(64), primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("error", String, nullable=False),
 )
 
 
@@ -77,6 +92,7 @@ class SqlViews:
         self._views = {view.name: view for view in views}
         self._writers = {view.name: _writer_of(view) for view in views}
         self._states: dict[str, ViewState] = {}
+        self._parked: dict[str, dict[tuple[str, str], int]] = {view.name: {} for view in views}
 
     @classmethod
     async def open(cls, path: Path, views: Sequence[View], *, readers: int = 4) -> SqlViews:
@@ -104,10 +120,16 @@ class SqlViews:
         """Each view's checkpoint and checksum."""
         return self._states
 
+    @property
+    def parked(self) -> int:
+        """How many aggregates are parked, over all views: what they show of these is old."""
+        return sum(map(len, self._parked.values()))
+
     async def apply(self, commits: Sequence[Commit], position: int) -> None:
         """Fold commits into all views and move their checkpoints to `position`, in one transaction.
 
-        Commits that a view has folded already are passed over. If this raises, nothing was written.
+        Commits that a view has folded already are passed over. An event that a view cannot fold parks its aggregate
+        for that view from there on, visibly; it never stops the others. If this raises, nothing was written.
         """
         try:
             states = await self._engines.thread.transact(self._write, commits, position)
@@ -120,7 +142,7 @@ class SqlViews:
     @asynccontextmanager
     async def reader(self, *, at: int | None, now_ms: int) -> AsyncIterator[SqlReader]:
         """One consistent look. The caller has made sure that the views have reached `at`."""
-        async with self._engines.readers.connect() as connection:
+        async with answering("views"), self._engines.readers.connect() as connection:
             await connection.exec_driver_sql("BEGIN")
             try:
                 seen = (await connection.execute(select(state.c.position))).scalars().all()
@@ -143,20 +165,23 @@ class SqlViews:
                     view.table.drop(connection)
                 view.table.create(connection)
                 connection.execute(delete(state).where(state.c.name == name))
+                connection.execute(delete(parked).where(parked.c.view == name))
                 insert_rows(connection, state, [(name, view.version(), 0, CHECKSUM_ZERO)])
                 known = ViewState(view.version(), 0, CHECKSUM_ZERO)
             self._states[name] = known
         connection.execute(delete(state).where(state.c.name.not_in(self._views)))
+        connection.execute(delete(parked).where(parked.c.view.not_in(self._views)))
+        for row in connection.execute(select(parked)):
+            self._parked[row.view][row.noun, row.aggregate_id] = row.position
 
     def _write(self, connection: Connection, commits: Sequence[Commit], position: int) -> dict[str, ViewState]:
         states = {}
         for name, known in self._states.items():
-            fresh = (
-                commits
-                if not commits or commits[0].position > known.position
-                else [commit for commit in commits if commit.position > known.position]
-            )
-            checksum = self._writers[name].write(connection, fresh, known.checksum)
+            if not commits or commits[0].position > known.position:
+                fresh = commits
+            else:
+                fresh = [commit for commit in commits if commit.position > known.position]
+            checksum = self._fold(connection, name, fresh, known.checksum)
             states[name] = ViewState(known.version, max(position, known.position), checksum)
             connection.execute(
                 update(state)
@@ -164,6 +189,39 @@ class SqlViews:
                 .values(position=states[name].position, checksum=states[name].checksum)
             )
         return states
+
+    def _fold(self, connection: Connection, name: str, commits: Sequence[Commit], checksum: bytes) -> bytes:
+        skipped = self._parked[name]
+        if skipped:
+            commits = [commit for commit in commits if (commit.noun, commit.aggregate_id) not in skipped]
+        writer = self._writers[name]
+        try:
+            with connection.begin_nested():
+                return writer.write(connection, commits, checksum)
+        except SQLAlchemyError:
+            raise  # the database failed, not the fold
+        except Exception as error:
+            writer.forget()
+            if len(commits) == 1:
+                self._park(connection, name, commits[0], error)
+                return checksum
+        # One of them is poison: alone, it shows itself.
+        for commit in commits:
+            checksum = self._fold(connection, name, [commit], checksum)
+        return checksum
+
+    def _park(self, connection: Connection, name: str, commit: Commit, error: Exception) -> None:
+        said = f"{type(error).__name__}: {error}"[:500]
+        logger.error(
+            "View %s cannot fold position %d; %s %s is parked for it: %s",
+            name,
+            commit.position,
+            commit.noun,
+            commit.aggregate_id,
+            said,
+        )
+        insert_rows(connection, parked, [(name, commit.noun, commit.aggregate_id, commit.position, said)])
+        self._parked[name][commit.noun, commit.aggregate_id] = commit.position
 
 
 def _writer_of(view: View) -> RowWriter | JournalWriter:

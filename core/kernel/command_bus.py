@@ -6,7 +6,6 @@ once on one aggregate would otherwise starve each other (measured: 44 of 320 sto
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,23 +15,24 @@ from uuid import UUID
 from msgspec import Struct
 
 from core.kernel.codec import Codec
-from core.kernel.commit import Commit, Event, Moment, commit_id_of, fingerprint_of, subject_of
-from core.kernel.errors import HivebusError, KeyReused, NotFound, Refused, Unavailable
+from core.kernel.commit import Event, Moment, commit_id_of, fingerprint_of, subject_of
+from core.kernel.errors import HivebusError, KeyReused, NotFound, OutcomeUnknown, Refused, Unavailable
 from core.kernel.ids import derive, uuid7
+from core.kernel.loaded import AggregateCache, First, Loaded
 from core.kernel.outcomes import CommandUnchanged
 from core.kernel.ports import Clock, CommandMemory, Conflict, EventLog
 from core.kernel.refusals import RefusalLedger
 from core.kernel.registry import CommandSpec, Context, Registry, Scope
 
 TRIES_MAX = 5
-RECENT_MAX = 64
+KEYS_MAX = 10_000
 
 # A subject token is never a user's text: whatever does not look like one of our ids names nothing.
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}").fullmatch
 
 
 class Caller(Struct, frozen=True, kw_only=True):
-    """Who asks, and how the command hangs together with others."""
+    """Who asks, and how the command hangs together with others. `keyed`: the id comes from an Idempotency-Key."""
 
     actor: str
     command_id: UUID | None = None
@@ -44,7 +44,7 @@ class Caller(Struct, frozen=True, kw_only=True):
 
 
 class Accepted(Struct, frozen=True, kw_only=True):
-    """What a command led to. `repeated`: the log held this very command already, nothing was added."""
+    """What a command led to. `repeated`: the log held this very command already; `before` is then not known."""
 
     position: int
     aggregate_id: str
@@ -56,24 +56,17 @@ class Accepted(Struct, frozen=True, kw_only=True):
     repeated: bool = False
 
 
-class Loaded:
-    """An aggregate in the cache: its state, where it stands on the log, and its last commands."""
+class _Job(Struct, frozen=True):
+    """One command on its way through the bus."""
 
-    __slots__ = ("expires", "lock", "position", "recent", "state", "version")
-
-    def __init__(self) -> None:
-        self.state: Any = None
-        self.position = 0
-        self.version = 0
-        self.recent: OrderedDict[str, tuple[str, int, int]] = OrderedDict()
-        self.lock = asyncio.Lock()
-        self.expires = 0.0
-
-    def remember(self, command_id: str, fingerprint: str, position: int, time_ms: int) -> None:
-        """Keep the last 64 commands, so that a repeat is known before the store has it."""
-        self.recent[command_id] = (fingerprint, position, time_ms)
-        if len(self.recent) > RECENT_MAX:
-            self.recent.popitem(last=False)
+    spec: CommandSpec
+    command: Struct
+    caller: Caller
+    aggregate_id: str
+    subject: str
+    fingerprint: str
+    context: Context
+    key: str
 
 
 class CommandBus:
@@ -95,9 +88,8 @@ class CommandBus:
         self._codec = codec
         self._clock = clock
         self._memory = memory
-        self._cache: OrderedDict[str, Loaded] = OrderedDict()
-        self._cache_max = cache_max
-        self._cache_ttl_s = cache_ttl_s
+        self._cache = AggregateCache(clock, max_items=cache_max, ttl_s=cache_ttl_s)
+        self._keys: OrderedDict[str, str] = OrderedDict()
         self.refusals = RefusalLedger(log, codec, clock)
         self.executed = 0
 
@@ -107,24 +99,26 @@ class CommandBus:
         Raises what the decision raises (Refused also leaves a `command.refused`), NotFound for an aggregate that the
         log does not know, KeyReused, and what EventLog.append raises. A repeat answers with the first commit.
         """
-        spec = self._registry.command_of(command)
         self.executed += 1
-        now_ms = self._clock.now_ms()
-        command_id = caller.command_id or uuid7(now_ms)
-        fingerprint = caller.fingerprint or fingerprint_of(spec.name, command)
-        if spec.creates:
-            aggregate_id = str(derive(command_id, spec.noun))
-            return await self._commit(spec, command, caller, Loaded(), aggregate_id, command_id, fingerprint, now_ms)
-        aggregate_id = getattr(command, spec.target or "")
-        if not _ID(aggregate_id):
-            raise unknown(spec.noun, aggregate_id)
-        loaded = self._cached(subject_of(spec.noun, aggregate_id))
-        async with loaded.lock:
-            if not loaded.position:
-                await self._load(loaded, spec.noun, aggregate_id)
-            if not loaded.position and not spec.upserts:
-                raise unknown(spec.noun, aggregate_id)
-            return await self._commit(spec, command, caller, loaded, aggregate_id, command_id, fingerprint, now_ms)
+        job = self._job(command, caller)
+        try:
+            if not caller.keyed:
+                return await self._execute(job)
+            await self._claim_key(job)
+            try:
+                return await self._execute(job)
+            except OutcomeUnknown:
+                raise
+            except HivebusError:
+                # It left nothing, so the key may be tried again, with another body too.
+                self._keys.pop(job.key, None)
+                raise
+        except Refused as refusal:
+            if job.spec.scope is not Scope.INTERNAL:
+                await self.refusals.record(
+                    refusal, job.spec.name, job.aggregate_id, caller, job.context, job.fingerprint
+                )
+            raise
 
     async def load(self, noun: str, aggregate_id: str) -> Any:
         """The state of an aggregate as the log has it; NotFound where it has none."""
@@ -137,156 +131,166 @@ class CommandBus:
         """The aggregate's last position as far as this bus knows; 0 where the log has no such aggregate."""
         return (await self._loaded(noun, aggregate_id)).position
 
-    async def _loaded(self, noun: str, aggregate_id: str) -> Loaded:
+    # --- one command ---
+
+    def _job(self, command: Struct, caller: Caller) -> _Job:
+        spec = self._registry.command_of(command)
+        now_ms = self._clock.now_ms()
+        command_id = caller.command_id or uuid7(now_ms)
+        aggregate_id = str(derive(command_id, spec.noun)) if spec.creates else getattr(command, spec.target or "")
         if not _ID(aggregate_id):
-            return Loaded()
-        loaded = self._cached(subject_of(noun, aggregate_id))
+            raise unknown(spec.noun, aggregate_id)
+        key = str(command_id)
+        return _Job(
+            spec,
+            command,
+            caller,
+            aggregate_id,
+            subject_of(spec.noun, aggregate_id),
+            caller.fingerprint or fingerprint_of(spec.name, command),
+            Context(now_ms, aggregate_id, command_id, caller.actor, caller.correlation_id or key),
+            key,
+        )
+
+    async def _execute(self, job: _Job) -> Accepted:
+        if job.spec.creates:
+            return await self._decide(job, Loaded())
+        loaded = self._cache.get(job.subject)
         async with loaded.lock:
             if not loaded.position:
-                await self._load(loaded, noun, aggregate_id)
-        return loaded
+                await self._read(loaded, job.spec.noun, job.aggregate_id)
+            if not loaded.position and not job.spec.upserts:
+                raise unknown(job.spec.noun, job.aggregate_id)
+            repeat = await self._repeat(job, loaded)
+            return repeat or await self._decide(job, loaded)
 
-    async def _commit(
-        self,
-        spec: CommandSpec,
-        command: Struct,
-        caller: Caller,
-        loaded: Loaded,
-        aggregate_id: str,
-        command_id: UUID,
-        fingerprint: str,
-        now_ms: int,
-    ) -> Accepted:
-        key = str(command_id)
-        subject = subject_of(spec.noun, aggregate_id)
-        commit_id = commit_id_of(command_id)
-        correlation_id = caller.correlation_id or key
-        context = Context(now_ms, aggregate_id, command_id, caller.actor, correlation_id)
-        repeat = await self._repeat(loaded, caller, key, fingerprint, aggregate_id)
-        if repeat is not None:
-            return repeat
+    async def _decide(self, job: _Job, loaded: Loaded) -> Accepted:
         for _ in range(TRIES_MAX):
-            before = loaded.state
-            try:
-                events: Sequence[Event] = spec.decide(command, before, context)
-            except Refused as refusal:
-                if spec.scope is not Scope.INTERNAL:
-                    await self.refusals.record(refusal, spec.name, aggregate_id, caller, context, fingerprint)
-                raise
+            events: Sequence[Event] = job.spec.decide(job.command, loaded.state, job.context)
             if not events:
-                if spec.scope is not Scope.CLIENT:
-                    return _accepted(loaded, aggregate_id, (), now_ms, correlation_id)
+                if job.spec.scope is not Scope.CLIENT:
+                    return self._accepted(job, loaded, loaded.state, ())
                 events = (CommandUnchanged(),)
-            body = self._codec.encode(
-                id=str(commit_id),
-                command=spec.name,
-                command_id=key,
-                fingerprint=fingerprint,
-                actor=caller.actor,
-                on_behalf_of=caller.on_behalf_of,
-                correlation_id=correlation_id,
-                causation_id=caller.causation_id or key,
-                occurred_at=now_ms,
-                version=loaded.version + 1,
-                events=events,
-            )
             try:
-                position = await self._log.append(subject, commit_id, body, expected=loaded.position)
+                return await self._append(job, loaded, events)
             except Conflict as conflict:
-                self._catch_up(loaded, spec.noun, [self._codec.decode(entry) for entry in conflict.newer])
-                repeat = await self._repeat(loaded, caller, key, fingerprint, aggregate_id)
+                aggregate = self._registry.aggregates[job.spec.noun]
+                loaded.catch_up(aggregate, [self._codec.decode(entry) for entry in conflict.newer])
+                repeat = await self._repeat(job, loaded)
                 if repeat is not None:
-                    self._keep(subject, loaded)
+                    self._cache.keep(job.subject, loaded)
                     return repeat
-                continue
-            except BaseException:
-                # Whether it was stored is not known here: the next command reads the log again.
-                self._cache.pop(subject, None)
-                raise
-            self._apply(loaded, spec.noun, events, Moment(position, now_ms, correlation_id))
-            loaded.remember(key, fingerprint, position, now_ms)
-            self._keep(subject, loaded)
-            return Accepted(
-                position=position,
-                aggregate_id=aggregate_id,
-                before=before,
-                state=loaded.state,
-                events=events,
-                time_ms=now_ms,
-                correlation_id=correlation_id,
-            )
+                if job.spec.creates:
+                    raise key_reused(loaded.position) from None
+        self._cache.drop(job.subject)
         raise Unavailable(
-            f"{spec.noun} {aggregate_id} changed {TRIES_MAX} times while this command was decided.",
+            f"{job.spec.noun} {job.aggregate_id} changed {TRIES_MAX} times while this command was decided.",
             code="contended",
             remedy="Send the command again.",
             retry_after_s=1,
         )
 
-    async def _repeat(
-        self, loaded: Loaded, caller: Caller, key: str, fingerprint: str, aggregate_id: str
-    ) -> Accepted | None:
-        """The answer to a command that the log already holds."""
-        known = loaded.recent.get(key)
-        if known is None and caller.keyed and loaded.position:
-            stored = await self._memory.remembered(UUID(key))
-            if stored is not None:
-                known = (stored.fingerprint, stored.position, self._clock.now_ms())
-        if known is None:
-            return None
-        first, position, time_ms = known
-        if first != fingerprint:
-            raise KeyReused(
-                "This idempotency key was used before with another body.",
-                remedy="Repeat the first body, or choose a new key.",
-                position=position,
-            )
-        accepted = _accepted(loaded, aggregate_id, (), time_ms, caller.correlation_id or key)
+    async def _append(self, job: _Job, loaded: Loaded, events: Sequence[Event]) -> Accepted:
+        context, caller = job.context, job.caller
+        commit_id = commit_id_of(context.command_id, job.subject)
+        body = self._codec.encode(
+            id=str(commit_id),
+            command=job.spec.name,
+            command_id=job.key,
+            fingerprint=job.fingerprint,
+            actor=caller.actor,
+            on_behalf_of=caller.on_behalf_of,
+            correlation_id=context.correlation_id,
+            causation_id=caller.causation_id or job.key,
+            occurred_at=context.now_ms,
+            version=loaded.version + 1,
+            events=events,
+        )
+        try:
+            position = await self._log.append(job.subject, commit_id, body, expected=loaded.position)
+        except Conflict:
+            raise
+        except BaseException:
+            # Whether it was stored is not known here: the next command reads the log again.
+            self._cache.drop(job.subject)
+            raise
+        before = loaded.state
+        aggregate = self._registry.aggregates[job.spec.noun]
+        loaded.apply(aggregate, events, Moment(position, context.now_ms, context.correlation_id))
+        loaded.remember(job.key, First(job.fingerprint, position, context.now_ms, context.correlation_id))
+        self._cache.keep(job.subject, loaded)
+        return self._accepted(job, loaded, before, events)
+
+    def _accepted(self, job: _Job, loaded: Loaded, before: Any, events: Sequence[Event]) -> Accepted:
         return Accepted(
-            position=position,
-            aggregate_id=aggregate_id,
-            before=accepted.before,
-            state=accepted.state,
+            position=loaded.position,
+            aggregate_id=job.aggregate_id,
+            before=before,
+            state=loaded.state,
+            events=events,
+            time_ms=job.context.now_ms,
+            correlation_id=job.context.correlation_id,
+        )
+
+    # --- repeats ---
+
+    async def _claim_key(self, job: _Job) -> None:
+        """A key stands for one body, whatever it is sent to. Raises KeyReused for another one."""
+        known = self._keys.get(job.key)
+        if known is None:
+            stored = await self._memory.remembered(job.context.command_id)
+            # Another command may have claimed it meanwhile.
+            known = self._keys.get(job.key) or (stored.fingerprint if stored else None)
+        if known is not None and known != job.fingerprint:
+            raise key_reused(None)
+        self._keys[job.key] = job.fingerprint
+        if len(self._keys) > KEYS_MAX:
+            self._keys.popitem(last=False)
+
+    async def _repeat(self, job: _Job, loaded: Loaded) -> Accepted | None:
+        """The answer to a command that the log already holds."""
+        first = loaded.recent.get(job.key)
+        if first is None and job.caller.keyed and loaded.position:
+            first = await self._stored_first(job)
+        if first is None:
+            return None
+        if first.fingerprint != job.fingerprint:
+            raise key_reused(first.position)
+        return Accepted(
+            position=first.position,
+            aggregate_id=job.aggregate_id,
+            before=None,
+            state=loaded.state,
             events=(),
-            time_ms=time_ms,
-            correlation_id=accepted.correlation_id,
+            time_ms=first.time_ms,
+            correlation_id=first.correlation_id,
             repeated=True,
         )
 
-    def _cached(self, subject: str) -> Loaded:
-        loaded = self._cache.get(subject)
-        if loaded is None or (loaded.expires < self._clock.monotonic() and not loaded.lock.locked()):
-            loaded = Loaded()
-            self._keep(subject, loaded)
+    async def _stored_first(self, job: _Job) -> First | None:
+        stored = await self._memory.remembered(job.context.command_id)
+        if stored is None:
+            return None
+        entry = await self._log.entry(stored.position)
+        if entry is None:
+            return First(stored.fingerprint, stored.position, job.context.now_ms, job.context.correlation_id)
+        body = self._codec.body(entry.body)
+        return First(stored.fingerprint, stored.position, body.occurred_at, body.correlation_id)
+
+    # --- reading ---
+
+    async def _loaded(self, noun: str, aggregate_id: str) -> Loaded:
+        if not _ID(aggregate_id):
+            return Loaded()
+        loaded = self._cache.get(subject_of(noun, aggregate_id))
+        async with loaded.lock:
+            if not loaded.position:
+                await self._read(loaded, noun, aggregate_id)
         return loaded
 
-    def _keep(self, subject: str, loaded: Loaded) -> None:
-        loaded.expires = self._clock.monotonic() + self._cache_ttl_s
-        self._cache[subject] = loaded
-        self._cache.move_to_end(subject)
-        if len(self._cache) > self._cache_max:
-            self._cache.popitem(last=False)
-
-    async def _load(self, loaded: Loaded, noun: str, aggregate_id: str) -> None:
+    async def _read(self, loaded: Loaded, noun: str, aggregate_id: str) -> None:
         entries = await self._log.read(subject_of(noun, aggregate_id))
-        self._catch_up(loaded, noun, [self._codec.decode(entry) for entry in entries])
-
-    def _catch_up(self, loaded: Loaded, noun: str, commits: Sequence[Commit]) -> None:
-        for commit in commits:
-            if commit.position <= loaded.position:
-                continue
-            self._apply(loaded, noun, commit.events, commit.moment)
-            body = commit.body
-            loaded.remember(body.command_id, body.fingerprint, commit.position, body.occurred_at)
-
-    def _apply(self, loaded: Loaded, noun: str, events: Sequence[Event], moment: Moment) -> None:
-        evolve = self._registry.aggregates[noun].evolve
-        state = loaded.state
-        for event in events:
-            if type(event) is not CommandUnchanged:
-                state = evolve(state, event, moment)
-        loaded.state = state
-        loaded.position = moment.position
-        loaded.version += 1
+        loaded.catch_up(self._registry.aggregates[noun], [self._codec.decode(entry) for entry in entries])
 
 
 def unknown(noun: str, aggregate_id: str) -> HivebusError:
@@ -298,15 +302,11 @@ def unknown(noun: str, aggregate_id: str) -> HivebusError:
     )
 
 
-def _accepted(
-    loaded: Loaded, aggregate_id: str, events: Sequence[Event], time_ms: int, correlation_id: str
-) -> Accepted:
-    return Accepted(
-        position=loaded.position,
-        aggregate_id=aggregate_id,
-        before=loaded.state,
-        state=loaded.state,
-        events=events,
-        time_ms=time_ms,
-        correlation_id=correlation_id,
+def key_reused(position: int | None) -> KeyReused:
+    """The error for an Idempotency-Key that stands for another body, first committed at `position` if it is known."""
+    error = KeyReused(
+        "This idempotency key was used before with another body.", remedy="Repeat the first body, or choose a new key."
     )
+    if position is not None:
+        error.extra["position"] = position
+    return error

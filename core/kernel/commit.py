@@ -18,7 +18,6 @@ from core.kernel.ids import derive
 
 SUBJECT_ROOT = "hive.log."
 COMMIT_MAX_BYTES = 256 * 1024
-EVENTS_MAX = 64
 
 _canonical = msgspec.json.Encoder(order="deterministic")
 
@@ -99,9 +98,9 @@ def cause_of(position: int) -> str | None:
     return f"@{position}" if position else None
 
 
-def commit_id_of(command_id: UUID) -> UUID:
-    """The id that every attempt to commit this command carries: finding it on the log means success."""
-    return derive(command_id, "commit")
+def commit_id_of(command_id: UUID, subject: str) -> UUID:
+    """The id that every attempt to commit this command there carries: finding it on the log means success."""
+    return derive(command_id, subject)
 
 
 def fingerprint_of(name: str, command: Any) -> str:

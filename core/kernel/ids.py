@@ -13,6 +13,7 @@ from uuid import UUID
 
 _VERSION_8 = 0x8000 << 64
 _VARIANT = 0x8 << 60
+_TIME_MASK = ((1 << 48) - 1) << 80
 _RANDOM_MASK = ((1 << 12) - 1) << 64 | ((1 << 62) - 1)
 
 
@@ -23,11 +24,11 @@ def uuid7(now_ms: int | None = None) -> UUID:
     return UUID(int=(ms & 0xFFFFFFFFFFFF) << 80 | 0x7000 << 64 | _VARIANT | rest)
 
 
-def derive(parent: UUID, *labels: str | int) -> UUID:
-    """The UUIDv8 (RFC 9562, 5.8) that (parent, labels) always gives, ordered like its parent."""
-    digest = hashlib.sha256(parent.bytes + "\0".join(map(str, labels)).encode()).digest()
+def derive(parent: UUID, label: str) -> UUID:
+    """The UUIDv8 (RFC 9562, 5.8) that (parent, label) always gives, ordered like its parent."""
+    digest = hashlib.sha256(parent.bytes + label.encode()).digest()
     rest = int.from_bytes(digest[:10], "big") & _RANDOM_MASK
-    return UUID(int=(parent.int >> 80) << 80 | _VERSION_8 | _VARIANT | rest)
+    return UUID(int=parent.int & _TIME_MASK | _VERSION_8 | _VARIANT | rest)
 
 
 def from_key(actor: str, key: str) -> UUID:

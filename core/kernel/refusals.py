@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from core.kernel.codec import Codec
 from core.kernel.commit import Event, commit_id_of, fingerprint_of, subject_of
-from core.kernel.errors import Refused
+from core.kernel.errors import HivebusError, Refused
 from core.kernel.ids import uuid7
 from core.kernel.outcomes import CommandRefused, RefusalsSuppressed
 from core.kernel.ports import Clock, EventLog
@@ -16,6 +16,8 @@ from core.kernel.registry import Context
 
 if TYPE_CHECKING:
     from core.kernel.command_bus import Caller
+
+logger = logging.getLogger("hivebus.refusals")
 
 PER_SECOND_MAX = 10
 ACTORS_MAX = 10_000
@@ -42,32 +44,37 @@ class RefusalLedger:
     async def record(
         self, refusal: Refused, command: str, target: str, caller: Caller, context: Context, fingerprint: str
     ) -> None:
-        """Leave the refusal on the log; its commit id is random, so that the key may be tried again."""
+        """Leave the refusal on the log; its commit id is random, so that the key may be tried again.
+
+        Never raises: what the caller must hear is the refusal, whether the log takes a note of it or not.
+        """
         if not self._admit(caller.actor):
             return
         event = CommandRefused(
             command=command, target=target, code=refusal.code, sentence=refusal.sentence, pointer=refusal.pointer
         )
-        await self._append(
-            event,
-            command,
-            caller.actor,
-            str(context.command_id),
-            context.correlation_id,
-            fingerprint,
-            caller.on_behalf_of,
-        )
+        key, correlation_id = str(context.command_id), context.correlation_id
+        try:
+            await self._append(event, command, caller.actor, key, correlation_id, fingerprint, caller.on_behalf_of)
+        except HivebusError as error:
+            logger.warning("A refusal of %s is not on the log: %s", command, error.sentence)
 
     async def flush(self) -> None:
-        """Write the counts of closed windows. A service calls this every second."""
+        """Write the counts of closed windows; one that the log does not take is tried again with the next call."""
         now = self._clock.monotonic()
         closed = [(actor, window) for actor, window in self._windows.items() if now - window.started >= 1.0]
         for actor, window in closed:
-            self._windows.pop(actor, None)
             if window.suppressed:
                 key = str(uuid7(self._clock.now_ms()))
                 event = RefusalsSuppressed(count=window.suppressed)
-                await self._append(event, "refusals.suppress", actor, key, key, fingerprint_of("suppressed", key), None)
+                try:
+                    await self._append(
+                        event, "refusals.suppress", actor, key, key, fingerprint_of("suppressed", key), None
+                    )
+                except HivebusError as error:
+                    logger.warning("The count of refusals waits: %s", error.sentence)
+                    return
+            self._windows.pop(actor, None)
 
     def _admit(self, actor: str) -> bool:
         now = self._clock.monotonic()
@@ -94,7 +101,8 @@ class RefusalLedger:
     ) -> None:
         now_ms = self._clock.now_ms()
         refusal_id = uuid7(now_ms)
-        commit_id: UUID = commit_id_of(refusal_id)
+        subject = subject_of("refusal", str(refusal_id))
+        commit_id = commit_id_of(refusal_id, subject)
         body = self._codec.encode(
             id=str(commit_id),
             command=command,
@@ -108,4 +116,4 @@ class RefusalLedger:
             version=1,
             events=(event,),
         )
-        await self._log.append(subject_of("refusal", str(refusal_id)), commit_id, body, expected=0)
+        await self._log.append(subject, commit_id, body, expected=0)

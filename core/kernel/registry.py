@@ -92,7 +92,7 @@ class Aggregate:
         self.events: dict[type[Event], EventSpec] = {}
         self.upcasters: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
         self.commands: list[CommandSpec] = []
-        self._evolve = evolve
+        self.evolve: Evolve = evolve or _no_fold
 
     def event(self, name: str, *, schema: int = 1) -> Callable[[E], E]:
         """Register an event Struct under its storage name."""
@@ -114,13 +114,8 @@ class Aggregate:
 
     def evolves(self, fold: Evolve) -> Evolve:
         """Register the fold: (state or None, event, moment) -> state."""
-        self._evolve = fold
+        self.evolve = fold
         return fold
-
-    def evolve(self, state: Any, event: Event, moment: Moment) -> Any:
-        """Apply one event of this aggregate."""
-        assert self._evolve is not None, f"aggregate {self.noun} has no fold"
-        return self._evolve(state, event, moment)
 
     def decides(
         self,
@@ -151,6 +146,10 @@ class Aggregate:
             return decide
 
         return register
+
+
+def _no_fold(state: Any, event: Any, moment: Moment) -> Any:
+    raise AssertionError(f"no fold is registered for {type(event).__name__}")
 
 
 def doc_of(struct: type) -> str:

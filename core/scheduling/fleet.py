@@ -38,6 +38,7 @@ class TaskEntry(Struct, kw_only=True):
     status: str = "submitted"
     not_before_ms: int = 0
     cancelling: bool = False
+    cancelled_ms: int = 0
     fence: int = 0
     term: int = 0
     agent_id: str = ""
@@ -83,6 +84,8 @@ class _Image(Struct):
     tasks: list[TaskEntry]
     agents: list[AgentEntry]
     hosts: list[HostEntry]
+    orphans: list[str]
+    leader: str
 
 
 class Fleet:
@@ -100,6 +103,7 @@ class Fleet:
         self.timeouts: list[tuple[int, int, str]] = []
         self.orphans: set[str] = set()
         self.unsettled_agents: set[str] = set()
+        self.stranded: dict[Requirement, list[tuple[int, int, str]]] = {}
         self._eligible: dict[Requirement, list[AgentEntry]] = {}
 
     # --- what the scheduler asks ---
@@ -111,6 +115,18 @@ class Fleet:
             found = [agent for agent in self.agents.values() if agent.status == "idle" and can_do(need, agent)]
             self._eligible[need] = found
         return found
+
+    def strand(self, need: Requirement) -> None:
+        """Put a line aside that no agent can serve: it costs nothing until an agent's event brings it back."""
+        line = self.queues.pop(need)
+        known = self.stranded.setdefault(need, [])
+        known.extend(line)
+
+    def _unstrand(self) -> None:
+        for need, line in self.stranded.items():
+            self.queues[need].extend(line)
+            heapq.heapify(self.queues[need])
+        self.stranded.clear()
 
     def head(self, need: Requirement, under_way: Set[str]) -> TaskEntry | None:
         """The first task of a waiting line; what no longer waits, or is being decided, leaves the line here."""
@@ -133,7 +149,16 @@ class Fleet:
         elif entry.status == "scheduled":
             heapq.heappush(self.timers, (entry.not_before_ms, task_id))
         elif entry.held:
-            heapq.heappush(self.timeouts, (_deadline_ms(entry), entry.fence, task_id))
+            self._watch(entry)
+
+    def _watch(self, entry: TaskEntry) -> None:
+        """Enter an attempt into the timeouts; what has ended meanwhile is cleared out before it outgrows the rest."""
+        if len(self.timeouts) > 2 * len(self.tasks) + 64:
+            self.timeouts = [
+                item for item in self.timeouts if (e := self.tasks.get(item[2])) is not None and e.fence == item[1]
+            ]
+            heapq.heapify(self.timeouts)
+        heapq.heappush(self.timeouts, (_deadline_ms(entry), entry.fence, entry.id))
 
     # --- the fold ---
 
@@ -177,6 +202,8 @@ class Fleet:
                 self._free(entry)
             case tasks.CancelRequested():
                 entry.cancelling = True
+                entry.cancelled_ms = commit.body.occurred_at + int(event.grace_s * 1000)
+                self.put_back(task_id)
             case tasks.TaskCompleted() | tasks.TaskFailed() | tasks.TaskCancelled():
                 self._free(entry)
                 del self.tasks[task_id]
@@ -232,6 +259,7 @@ class Fleet:
     def _fold_agent(self, commit: Commit, event: Any) -> None:
         agent_id = commit.aggregate_id
         self._eligible.clear()
+        self._unstrand()
         if isinstance(event, agents.AgentSpawned):
             self.agents[agent_id] = AgentEntry(
                 id=agent_id,
@@ -308,6 +336,8 @@ class Fleet:
                 list(self.tasks.values()),
                 list(self.agents.values()),
                 list(self.hosts.values()),
+                sorted(self.orphans),
+                self.leader,
             )
         )
 
@@ -316,7 +346,8 @@ class Fleet:
         """The fleet of an image. Raises msgspec.MsgspecError where the bytes do not fit this program."""
         image = msgspec.msgpack.decode(raw, type=_Image)
         fleet = cls()
-        fleet.position, fleet.term = image.position, image.term
+        fleet.position, fleet.term, fleet.leader = image.position, image.term, image.leader
+        fleet.orphans = set(image.orphans)
         fleet.agents = {entry.id: entry for entry in image.agents}
         fleet.hosts = {entry.id: entry for entry in image.hosts}
         fleet.tasks = {entry.id: entry for entry in image.tasks}
@@ -326,15 +357,12 @@ class Fleet:
     def _index(self) -> None:
         for entry in self.tasks.values():
             self.put_back(entry.id)
-            if entry.held:
-                host = self.hosts.get(entry.host_id)
-                if host is None or host.session != entry.session or entry.term < self.term:
-                    self.orphans.add(entry.id)
         self.unsettled_agents.update(agent.id for agent in self.agents.values() if not self._lives(agent))
 
 
 def _deadline_ms(entry: TaskEntry) -> int:
-    return entry.assigned_ms + int(entry.timeout_s * 1000)
+    """When an attempt should have ended by itself; one that is being cancelled, after the grace."""
+    return entry.cancelled_ms if entry.cancelling else entry.assigned_ms + int(entry.timeout_s * 1000)
 
 
 _FOLDS = {

@@ -36,7 +36,7 @@ class Overlay:
         return len(self._pending)
 
     def hold(self, key: str, agent_id: str = "", host_id: str = "") -> None:
-        """A command about `key` is under way; it takes a slot if it names an agent."""
+        """A command about `key` is under way; it takes a slot if it names an agent. A key is held once at a time."""
         assert key not in self._pending, f"a command about {key} is under way already"
         self._pending[key] = Pending(agent_id, host_id, None)
         if agent_id:

@@ -98,6 +98,10 @@ def _orphans(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
                 outcome="lease_expired",
                 error=f"Its host was lost: {host.lost_reason}.",
             )
+        elif host is not None and not host.session:
+            command = ExpireTask(
+                task_id=task_id, fence=entry.fence, outcome="voided", error="Its host left before it could run."
+            )
         else:
             command = ExpireTask(
                 task_id=task_id, fence=entry.fence, outcome="crashed", error="Its host's process ended while it ran."
@@ -136,7 +140,10 @@ def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str]) -> Iterato
     taken_hosts = overlay.by_host.copy()
     heads: list[tuple[int, int, Requirement]] = []
     for need in list(fleet.queues):
-        _push_head(heads, fleet, under_way, need)
+        if fleet.eligible(need):
+            _push_head(heads, fleet, under_way, need)
+        else:
+            fleet.strand(need)
     while heads:
         need = heapq.heappop(heads)[2]
         entry = fleet.tasks[fleet.queues[need][0][2]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Literal
 
@@ -22,9 +23,10 @@ from core.task import CompleteTask, FailTask, ProgressTask, StartTask
 logger = logging.getLogger("hivebus.host")
 
 STARTED_AFTER_S = 0.25
+RETRY_S = 0.2
+ENDED_MAX = 4096
 PROGRESS_EVERY_S = 10.0
 REPORT_PAUSE_S_MAX = 2.0
-STOP_GRACE_S = 5.0
 
 
 class _Attempt:
@@ -67,8 +69,11 @@ class AgentHost:
         self._beat_s = beat_s
         self._self_stop_s = self_stop_s
         self._term = 0
+        self._registered_at = 0
+        self._answered_at = clock.monotonic()
+        self._ended: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._attempts: dict[str, _Attempt] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._work: set[asyncio.Task[None]] = set()
         self._draining = False
 
     @property
@@ -82,6 +87,8 @@ class AgentHost:
         """Begin an attempt; a repeat, an older term and another session's are ignored."""
         if run.session != self.session or run.term < self._term or self._draining:
             return
+        if (run.task_id, run.fence) in self._ended:
+            return  # its result is on the log, or on its way: a fence is never run twice
         self._term = run.term
         current = self._attempts.get(run.task_id)
         if current is not None:
@@ -93,8 +100,8 @@ class AgentHost:
         attempt = _Attempt(run, self._clock.now_ms())
         self._attempts[run.task_id] = attempt
         attempt.task = asyncio.create_task(self._run(attempt))
-        self._ending.add(attempt.task)
-        attempt.task.add_done_callback(self._ending.discard)
+        self._work.add(attempt.task)
+        attempt.task.add_done_callback(self._work.discard)
 
     def cancel_attempt(self, cancel: Cancel) -> None:
         """Stop an attempt, if it is still that one."""
@@ -107,33 +114,41 @@ class AgentHost:
 
     async def live(self) -> None:
         """Register, beat, and begin a new session whenever the old one is over. Ends only by cancellation."""
-        answered_at = self._clock.monotonic()
         while True:
+            sent_at = self._clock.monotonic()
             try:
                 if not self.session:
                     await self._register()
-                async with asyncio.timeout(self._beat_s):
+                async with asyncio.timeout(self._patience_s(sent_at)):
                     answer = await self._control.beat(self._beat())
             except (TimeoutError, Unavailable) as error:
-                silent_s = self._clock.monotonic() - answered_at
-                if silent_s > self._self_stop_s and self._attempts:
-                    logger.warning("No beat was answered for %.0f s: this host ends its attempts.", silent_s)
-                    self._end_session()
-                await self._clock.sleep(0.2 if isinstance(error, Unavailable) else 0.0)
+                self._stop_if_unanswered()
+                await self._clock.sleep(RETRY_S if isinstance(error, Unavailable) else 0.0)
                 continue
-            answered_at = self._clock.monotonic()
+            # The lease runs from when the beat was heard, which is not before it was sent.
+            self._answered_at = sent_at
             self._obey(answer)
-            if answer.alive:
-                await self._clock.sleep(self._beat_s)
+            await self._clock.sleep(self._beat_s if answer.alive else RETRY_S)
 
-    async def drain(self) -> None:
+    def _patience_s(self, now: float) -> float:
+        """How long to wait for an answer: a beat, and never beyond the time to stop by itself."""
+        left_s = self._answered_at + self._self_stop_s - now
+        return min(self._beat_s, left_s) if left_s > 0 and self._attempts else self._beat_s
+
+    def _stop_if_unanswered(self) -> None:
+        silent_s = self._clock.monotonic() - self._answered_at
+        if silent_s >= self._self_stop_s and self._attempts:
+            logger.warning("No beat was answered for %.0f s: this host ends its attempts.", silent_s)
+            self._end_session()
+
+    async def drain(self, grace_s: float) -> None:
         """Interrupt what runs, tell the bus, and leave. Interrupted tasks are queued again at once."""
         self._draining = True
         for attempt in list(self._attempts.values()):
-            attempt.token.grace_s = STOP_GRACE_S
+            attempt.token.grace_s = grace_s
             attempt.token.cancel("interrupted")
-        while self._ending:
-            await asyncio.wait(self._ending)
+        while self._work:
+            await asyncio.wait(self._work)
         if self.session:
             try:
                 command = LeaveHost(host_id=self.host_id, session=self.session)
@@ -143,7 +158,7 @@ class AgentHost:
 
     def _beat(self) -> Beat:
         running = tuple((attempt.run.task_id, attempt.run.fence) for attempt in self._attempts.values())
-        return Beat(host_id=self.host_id, session=self.session, running=running)
+        return Beat(host_id=self.host_id, session=self.session, registered_at=self._registered_at, running=running)
 
     async def _register(self) -> None:
         session = str(uuid7(self._clock.now_ms()))
@@ -158,7 +173,9 @@ class AgentHost:
         self.session = session
         try:
             async with asyncio.timeout(self._beat_s):
-                await self._control.execute(command, correlation_id=session)
+                accepted = await self._control.execute(command, correlation_id=session)
+            self._registered_at = accepted.position
+            self._answered_at = self._clock.monotonic()
         except BaseException:
             self.session = ""
             raise
@@ -192,8 +209,12 @@ class AgentHost:
         self._forget(attempt)
 
     def _forget(self, attempt: _Attempt) -> None:
-        if self._attempts.get(attempt.run.task_id) is attempt:
-            del self._attempts[attempt.run.task_id]
+        run = attempt.run
+        if self._attempts.get(run.task_id) is attempt:
+            del self._attempts[run.task_id]
+        self._ended[run.task_id, run.fence] = None
+        if len(self._ended) > ENDED_MAX:
+            self._ended.popitem(last=False)
 
     # --- one attempt ---
 
@@ -258,8 +279,8 @@ class AgentHost:
             total_steps=progress.total_steps,
         )
         said = asyncio.create_task(self._say(command, attempt.run))
-        self._ending.add(said)
-        said.add_done_callback(self._ending.discard)
+        self._work.add(said)
+        said.add_done_callback(self._work.discard)
 
     async def _say(self, command: ProgressTask, run: Run) -> None:
         try:
@@ -271,7 +292,7 @@ class AgentHost:
         """Tell the bus until it has answered: the same command id makes the repeats harmless."""
         if attempt.silent:
             return
-        command = _verdict(attempt, outcome)
+        command: CompleteTask | FailTask = _verdict(attempt, outcome)
         command_id = str(uuid7(self._clock.now_ms()))
         pause_s = 0.05
         while not attempt.silent:
@@ -285,6 +306,20 @@ class AgentHost:
                 logger.info("Task %s: the result waits: %s", attempt.run.task_id, error.sentence)
                 await self._clock.sleep(pause_s)
                 pause_s = min(REPORT_PAUSE_S_MAX, pause_s * 2)
+            except HivebusError as error:
+                # The log will never take this result (it is too large): that is how the attempt ended, then.
+                command, command_id = _unacceptable(attempt, error), str(uuid7(self._clock.now_ms()))
+
+
+def _unacceptable(attempt: _Attempt, error: HivebusError) -> FailTask:
+    return FailTask(
+        task_id=attempt.run.task_id,
+        fence=attempt.run.fence,
+        outcome="failed",
+        error=f"The work was done, and its result cannot be kept: {error.sentence}",
+        retryable=False,
+        started_ms=attempt.started_ms,
+    )
 
 
 def _verdict(attempt: _Attempt, outcome: Outcome) -> CompleteTask | FailTask:

@@ -92,7 +92,8 @@ class Dispatcher:
         """Execute one command; its answer as JSON-able data, with the position of its commit."""
         spec = self._registry.command_of(command)
         command_id = self._command_id(principal, envelope)
-        accepted = await self._execute(spec, command, principal, envelope, command_id)
+        keyed = envelope.idempotency_key is not None
+        accepted = await self._execute(spec, command, principal, envelope, command_id, keyed=keyed)
         await self._wait_applied(accepted.position, envelope.wait_s)
         return answer_of(spec, command, accepted)
 
@@ -135,13 +136,21 @@ class Dispatcher:
             if isinstance(command, HivebusError):
                 raise command
             spec = self._registry.command_of(command)
-            accepted = await self._execute(spec, command, principal, envelope, derive(batch_id, index))
+            # An item's key is derived, and the log itself tells a repeat: no look into the store for each item.
+            accepted = await self._execute(spec, command, principal, envelope, derive(batch_id, str(index)), keyed=False)
         except HivebusError as error:
             return {"index": index, "error": error.as_problem()}
         return {"index": index} | answer_of(spec, command, accepted)
 
     async def _execute(
-        self, spec: CommandSpec, command: Struct, principal: Principal, envelope: Envelope, command_id: UUID
+        self,
+        spec: CommandSpec,
+        command: Struct,
+        principal: Principal,
+        envelope: Envelope,
+        command_id: UUID,
+        *,
+        keyed: bool,
     ) -> Accepted:
         if spec.scope not in principal.scopes:
             raise Forbidden(f"This key may not issue {spec.name}.", remedy=f"It needs the scope {spec.scope}.")
@@ -152,21 +161,24 @@ class Dispatcher:
                 remedy="Wait until tasks have ended, or raise HIVEBUS_LIVE_TASKS_MAX.",
                 retry_after_s=5,
             )
-        fingerprint = None
-        if "parameters" in spec.struct.__struct_fields__:
-            command, fingerprint = await self._seal(spec, command)
+        command, fingerprint = await self._seal(spec, command)
         caller = Caller(
             actor=principal.actor,
             command_id=command_id,
-            keyed=envelope.idempotency_key is not None,
+            keyed=keyed,
             fingerprint=fingerprint,
             correlation_id=envelope.correlation_id,
         )
         return await self._bus.execute(command, caller)
 
     async def _seal(self, spec: CommandSpec, command: Struct) -> tuple[Struct, str | None]:
-        parameters: dict[str, Any] = command.parameters  # type: ignore[attr-defined]
-        pointer = find_literal_secret(parameters, self._secrets.values(), base="/parameters")
+        """The command as the log may keep it, and its fingerprint where that is not the plain one."""
+        said = {
+            field: value
+            for field in spec.struct.__struct_fields__
+            if isinstance(value := getattr(command, field), str | dict | list)
+        }
+        pointer = find_literal_secret(said, self._secrets.values())
         if pointer is not None:
             raise Unprocessable(
                 "This looks like a secret; the log would keep it for ever.",
@@ -174,7 +186,8 @@ class Dispatcher:
                 pointer=pointer,
                 remedy='Put it into the file secrets/NAME of the data directory and refer to it: {"secret": "NAME"}.',
             )
-        sealed = await self._vault.seal(parameters)
+        parameters = said.get("parameters")
+        sealed = await self._vault.seal(parameters) if isinstance(parameters, dict) else None
         if sealed is None:
             return command, None
         fingerprint = fingerprint_of(spec.name, replace(command, parameters=sealed.canonical))
@@ -225,7 +238,15 @@ class Dispatcher:
             return None, self._clock.now_ms()
         if not at.isdigit():
             time_ms = parse_rfc3339(at)
-            return await self._store.position_at(time_ms), time_ms
+            if time_ms >= self._clock.now_ms():
+                raise Unprocessable(
+                    "This time has not passed yet; what is true then is not known.",
+                    pointer="/at",
+                    remedy="Give a time in the past, or leave `at` out.",
+                )
+            position = await self._store.position_at(time_ms)
+            await self._reach(position, READ_YOUR_WRITE_S)
+            return position, time_ms
         position = int(at)
         await self._reach(position, READ_YOUR_WRITE_S)
         return position, await self._store.recorded_ms(position) or 0

@@ -38,10 +38,11 @@ class Cancel(Struct, frozen=True):
 
 
 class Beat(Struct, frozen=True, kw_only=True):
-    """A host lives, and runs these (task id, fence)."""
+    """A host lives, and runs these (task id, fence). Its session began at the position `registered_at`."""
 
     host_id: str
     session: str
+    registered_at: int
     running: tuple[tuple[str, int], ...]
 
 

@@ -11,6 +11,7 @@ from core.kernel.commit import Entry
 from core.kernel.errors import StartRefused
 from core.kernel.merkle import leaf_hash
 from core.kernel.ports import EventLog, Store
+from core.kernel.times import rfc3339
 
 SEARCH_MAX = 1000
 
@@ -110,7 +111,10 @@ def refuse_unless_equal(comparison: Comparison) -> None:
                 f"the log lost {comparison.lost} commits."
             )
         case Verdict.DIVERGED:
-            sentence = f"The log and the store hold different commits at position {comparison.position}."
+            sentence = (
+                f"The log and the store hold different commits at position {comparison.position}. "
+                f"Log: {_words(comparison.log_side)}. Store: {_words(comparison.store_side)}."
+            )
         case Verdict.UNPROVEN:
             sentence = "The log holds none of the store's newest commits, so nothing shows that they belong together."
     raise StartRefused(
@@ -118,3 +122,8 @@ def refuse_unless_equal(comparison: Comparison) -> None:
         remedy="Start with the log and the store of the same moment, for example both from one backup.",
         code=f"log_{comparison.verdict}",
     )
+
+
+def _words(side: Side | None) -> str:
+    assert side is not None, "a judgement has both sides"
+    return f"commit {side.commit_id} of {rfc3339(side.occurred_ms) or 'unknown time'}, leaf {side.leaf.hex()[:16]}"

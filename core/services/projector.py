@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from core.kernel.codec import Codec, Undecodable
 from core.kernel.commit import Commit
+from core.kernel.errors import TooMany, Unavailable
 from core.kernel.ports import Store, Stored
 from core.services.pace import Pace
 from core.services.positions import PositionGate
@@ -15,6 +17,7 @@ from core.services.positions import PositionGate
 logger = logging.getLogger("hivebus.projector")
 
 BATCH_MAX = 1000
+RETRY_S = 0.2
 
 
 class Views(Protocol):
@@ -55,9 +58,14 @@ class Projector:
         while True:
             if self._pace is not None:
                 self._pace.begin()
-            behind = await self._store.read(after=self._views.position, limit=BATCH_MAX)
-            if not behind:
-                await self._recorded.wait_for(self._views.position + 1, timeout_s=60.0)
+            try:
+                behind = await self._store.read(after=self._views.position, limit=BATCH_MAX)
+                if not behind:
+                    await self._recorded.wait_for(self._views.position + 1, timeout_s=60.0)
+                    continue
+            except (Unavailable, TooMany) as error:
+                logger.warning("The views wait: %s", error.sentence)
+                await asyncio.sleep(RETRY_S)
                 continue
             commits = [commit for stored in behind if (commit := self._decoded(stored)) is not None]
             await self._views.apply(commits, behind[-1].entry.position)

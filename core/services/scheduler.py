@@ -70,7 +70,8 @@ class Scheduler:
         self._version = version
         self._lease_s = lease_s
         self._overlay = Overlay()
-        self._beats: dict[str, float] = {}
+        self._beats: dict[str, tuple[str, float]] = {}
+        self._looked_at = clock.monotonic()
         self._losing: set[str] = set()
         self._wake = asyncio.Event()
         self._resigned = False
@@ -108,22 +109,19 @@ class Scheduler:
         """Renew a host's lease and tell it what the log says. Raises Unavailable before this scheduler leads."""
         if not self.leading:
             raise Unavailable("No scheduler leads yet.", code="no_leader", retry_after_s=1)
+        if self.fleet.position < beat.registered_at:
+            raise Unavailable("This session is not folded yet.", code="no_leader", retry_after_s=1)
         host = self.fleet.hosts.get(beat.host_id)
         if host is None or host.session != beat.session:
             return BeatAnswer(alive=False, term=self.term, void=beat.running)
-        self._beats[beat.host_id] = self._clock.monotonic()
-        listed = dict(beat.running)
-        runs, cancels = [], []
-        for task_id in host.running:
-            entry = self.fleet.tasks[task_id]
-            if entry.session != beat.session:
-                continue
-            if listed.get(task_id) != entry.fence and self._silent(entry):
-                runs.append(await self._run_of(entry))
-            if entry.cancelling:
-                cancels.append(Cancel(task_id, entry.fence, CANCEL_GRACE_S))
+        self._beats[beat.host_id] = (beat.session, self._clock.monotonic())
+        entries = [self.fleet.tasks[task_id] for task_id in host.running]
+        cancels = tuple(Cancel(entry.id, entry.fence, CANCEL_GRACE_S) for entry in entries if entry.cancelling)
+        listed = set(beat.running)
+        lost = [(e.id, e.fence) for e in entries if (e.id, e.fence) not in listed and self._silent(e, beat.session)]
+        runs = [run for task_id, fence in lost if (run := await self._run_of(task_id, fence)) is not None]
         void = tuple((task_id, fence) for task_id, fence in beat.running if self._is_void(task_id, fence))
-        return BeatAnswer(alive=True, term=self.term, run=tuple(runs), cancel=tuple(cancels), void=void)
+        return BeatAnswer(alive=True, term=self.term, run=tuple(runs), cancel=cancels, void=void)
 
     # --- folding ---
 
@@ -176,15 +174,11 @@ class Scheduler:
     async def _lead(self) -> None:
         await self._elect()
         while not self._resigned:
-            self._wake.clear()
             if self.leading:
                 self._watch_leases()
-                for decision in decide(
-                    self.fleet, self._overlay, self._clock.now_ms(), limit=IN_FLIGHT_MAX - len(self._in_flight)
-                ):
+                room = max(0, IN_FLIGHT_MAX - len(self._in_flight))
+                for decision in decide(self.fleet, self._overlay, self._clock.now_ms(), limit=room):
                     self._issue(decision)
-            elif self.fleet.term > self.term:
-                raise Unavailable("Another scheduler was elected; this one stops.", code="deposed")
             await self._turn()
 
     async def _elect(self) -> None:
@@ -198,28 +192,37 @@ class Scheduler:
                 logger.warning("Not elected yet: %s", error.sentence)
                 await self._clock.sleep(1.0)
         self.term = accepted.position
-        now = self._clock.monotonic()
         while not self.leading:
             await self._turn()
-        # A leader that just began knows no beats: every host gets a whole lease from now.
-        self._beats = dict.fromkeys(self.fleet.hosts, now)
+        # A leader that just began knows no beats: every host gets a whole lease from its first look at it.
+        self._beats.clear()
 
     async def _turn(self) -> None:
         """Wait for something new on the log, a finished command, or a time that is due."""
         due_ms = next_due_ms(self.fleet)
         wait_s = TURN_S_MAX
-        if due_ms is not None:
+        if due_ms is not None and len(self._in_flight) < IN_FLIGHT_MAX:
             wait_s = min(wait_s, max(0.001, (due_ms - self._clock.now_ms()) / 1000))
         # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with the wake.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._wake.wait()
+        self._wake.clear()
+        if self.fleet.term > self.term > 0:
+            raise Unavailable("Another scheduler was elected; this one stops.", code="deposed")
 
     def _watch_leases(self) -> None:
         now = self._clock.monotonic()
+        # A process that stood still (SIGSTOP, a paused machine) could not hear: that time is no host's silence.
+        deaf_s = max(0.0, now - self._looked_at - 2 * TURN_S_MAX)
+        self._looked_at = now
         for host in self.fleet.hosts.values():
-            seen = self._beats.setdefault(host.id, now)
-            if host.session and now - seen > self._lease_s and host.id not in self._losing:
+            if not host.session:
+                continue
+            session, seen = self._beats.get(host.id, ("", now))
+            seen = now if session != host.session else seen + deaf_s
+            self._beats[host.id] = (host.session, seen)
+            if now - seen > self._lease_s and host.id not in self._losing:
                 self._losing.add(host.id)
                 reason = f"no beat for {self._lease_s:g} s"
                 self._start(self._lose(LoseHost(host_id=host.id, session=host.session, reason=reason)))
@@ -227,7 +230,6 @@ class Scheduler:
     async def _lose(self, command: LoseHost) -> None:
         try:
             await self._bus.execute(command, Caller(actor=ACTOR))
-            self._beats.pop(command.host_id, None)
             logger.warning("Host %s is lost: %s.", command.host_id, command.reason)
         except HivebusError as error:
             logger.warning("Host %s: %s", command.host_id, error.sentence)
@@ -263,6 +265,11 @@ class Scheduler:
             logger.warning("Deciding waits: %s", error.sentence)
             await self._clock.sleep(0.2)
             self._settle(key, self.fleet.position)
+        except Exception:
+            # What should not happen must not hold a slot for ever either: it is said loudly and tried again.
+            logger.exception("A decision about %s failed.", key)
+            await self._clock.sleep(1.0)
+            await self._settle_at_head(key)
         else:
             self._settle(key, accepted.position)
             if isinstance(decision.command, AssignTask):
@@ -288,13 +295,18 @@ class Scheduler:
         if isinstance(event, TaskAssigned) and self.leading:
             self._gateway.run(event.host_id, _run(accepted.aggregate_id, state, event.session, self.term))
 
-    async def _run_of(self, entry: TaskEntry) -> Run:
-        state: Task = await self._bus.load("task", entry.id)
-        return _run(entry.id, state, entry.session, self.term)
+    async def _run_of(self, task_id: str, fence: int) -> Run | None:
+        """The announcement again, unless the log has moved on while it was read."""
+        state: Task = await self._bus.load("task", task_id)
+        entry = self.fleet.tasks.get(task_id)
+        if entry is None or entry.fence != fence or not state.held or state.fence != fence or state.cancelling:
+            return None
+        return _run(task_id, state, entry.session, self.term)
 
-    def _silent(self, entry: TaskEntry) -> bool:
+    def _silent(self, entry: TaskEntry, session: str) -> bool:
         """Whether the announcement must have been lost: the assignment is older than any message on its way."""
-        return entry.held and self._clock.now_ms() - entry.assigned_ms > ANNOUNCED_S * 1000
+        old = self._clock.now_ms() - entry.assigned_ms > ANNOUNCED_S * 1000
+        return old and entry.held and entry.session == session and not entry.cancelling
 
     def _is_void(self, task_id: str, fence: int) -> bool:
         entry = self.fleet.tasks.get(task_id)

@@ -18,6 +18,9 @@ from core.kernel.errors import Unprocessable
 from core.kernel.ports import Blobs
 
 INLINE_MAX_BYTES = 64 * 1024
+INTEGER_MIN, INTEGER_MAX = -(1 << 63), (1 << 63) - 1
+
+_LOOKED_INTO = (str, dict, list, int)
 
 
 class Sealed(msgspec.Struct, frozen=True):
@@ -36,7 +39,7 @@ class Vault:
 
     async def seal(self, parameters: dict[str, Any]) -> Sealed | None:
         """The sealed form; None where nothing needs sealing. Blobs are durable when this returns."""
-        if not _needs_sealing(parameters, "", 0):
+        if not _needs_sealing(parameters, "/parameters", 0):
             return None
         sealed, canonical = await self._walk(parameters)
         return Sealed(sealed, canonical)
@@ -76,14 +79,26 @@ def is_private(value: dict[str, Any]) -> bool:
 def _needs_sealing(value: Any, pointer: str, depth: int) -> bool:
     if isinstance(value, str):
         return len(value) > INLINE_MAX_BYTES // 4
+    if isinstance(value, int):
+        if not INTEGER_MIN <= value <= INTEGER_MAX:
+            raise Unprocessable(
+                "This integer does not fit 64 bits; not every reader of the log could read it.",
+                pointer=pointer,
+                remedy="Send it as a string.",
+            )
+        return False
     if depth > DEPTH_MAX:
         raise Unprocessable(f"Nested deeper than {DEPTH_MAX} levels.", code="too_deep", pointer=pointer)
     if isinstance(value, dict):
-        return is_private(value) or any(
-            _needs_sealing(item, f"{pointer}/{escape(key)}", depth + 1)
-            for key, item in value.items()
-            if isinstance(item, str | dict | list)
-        )
+        found = is_private(value)
+        for key, item in value.items():
+            if isinstance(item, _LOOKED_INTO) and _needs_sealing(item, f"{pointer}/{escape(key)}", depth + 1):
+                found = True
+        return found
     if isinstance(value, list):
-        return any(_needs_sealing(item, pointer, depth + 1) for item in value if isinstance(item, str | dict | list))
+        found = False
+        for index, item in enumerate(value):
+            if isinstance(item, _LOOKED_INTO) and _needs_sealing(item, f"{pointer}/{index}", depth + 1):
+                found = True
+        return found
     return False

@@ -79,8 +79,9 @@ class Listener:
         return len(left)
 
     async def _after(self, request: Request, response: HTTPResponse) -> None:
-        if request.app.ctx.draining:
-            stream: Any = request.stream
+        stream: Any = request.stream
+        # A body that was refused before it was read may be longer than sanic reads on: the connection cannot be kept.
+        if request.app.ctx.draining or (stream.request_body and response.status >= 400):
             stream.keep_alive = False
 
 

@@ -21,7 +21,8 @@ import uvloop
 
 from tests.bench.http_load import load, post
 
-ROUNDS, REQUESTS, CONNECTIONS = 5, 8000, 64
+FAST = "--fast" in sys.argv
+ROUNDS, REQUESTS, CONNECTIONS = (3, 3000, 64) if FAST else (5, 8000, 64)
 BODY = json.dumps(
     {"type": "bench", "executor": "command", "parameters": {"argv": ["true"]}, "requires": ["nobody"]}
 ).encode()

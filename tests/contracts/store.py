@@ -28,13 +28,13 @@ def commit(
     remembered: bool = True,
 ) -> Recording:
     """A recording at a position; the ids follow from the numbers."""
-    entry = Entry(position, subject, commit_id or str(derive(ROOT, "commit", position)), b"body %d" % position)
+    entry = Entry(position, subject, commit_id or str(derive(ROOT, f"commit {position}")), b"body %d" % position)
     return Recording(
         entry=entry,
         leaf=leaf_hash(position, subject, entry.body),
         version=position,
         command="task.submit",
-        command_id=derive(ROOT, "command", command or position) if remembered else None,
+        command_id=derive(ROOT, f"command {command or position}") if remembered else None,
         fingerprint=f"fingerprint {position}",
         actor=actor,
     )
@@ -72,7 +72,7 @@ class StoreContract:
 
     async def test_a_new_store_holds_nothing(self, store: Store) -> None:
         assert await everything(store) == (START, [])
-        assert await store.remembered(derive(ROOT, "command", 1)) is None
+        assert await store.remembered(derive(ROOT, "command 1")) is None
         assert await store.position_at(2**62) == 0
         assert [await store.recorded_ms(0), await store.body_at(1), await store.leaf(1)] == [None, None, None]
 
@@ -129,21 +129,21 @@ class StoreContract:
 
     async def test_an_accepted_command_is_remembered_with_its_position_and_fingerprint(self, store: Store) -> None:
         await given(store, commit(1), commit(2))
-        assert await store.remembered(derive(ROOT, "command", 2)) == Remembered(2, "fingerprint 2")
+        assert await store.remembered(derive(ROOT, "command 2")) == Remembered(2, "fingerprint 2")
 
     async def test_a_commit_without_command_id_is_recorded_and_not_remembered(self, store: Store) -> None:
         refusal = commit(1, "hive.log.refusal.x", remembered=False)
         await given(store, refusal)
         assert await store.read(after=0, limit=1) == [stored(refusal)]
-        assert await store.remembered(derive(ROOT, "command", 1)) is None
+        assert await store.remembered(derive(ROOT, "command 1")) is None
 
     @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "in two"])
     async def test_a_repeated_command_id_keeps_the_first(self, store: Store, together: bool) -> None:
         first, again, other = commit(1), commit(2, command=1), commit(3)
         await self._record(store, [first, again, other], together)
         assert await store.read(after=0, limit=9) == [stored(first), stored(again), stored(other)]
-        assert await store.remembered(derive(ROOT, "command", 1)) == Remembered(1, "fingerprint 1")
-        assert await store.remembered(derive(ROOT, "command", 3)) == Remembered(3, "fingerprint 3")
+        assert await store.remembered(derive(ROOT, "command 1")) == Remembered(1, "fingerprint 1")
+        assert await store.remembered(derive(ROOT, "command 3")) == Remembered(3, "fingerprint 3")
 
     @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "in two"])
     async def test_a_commit_id_met_twice_is_parked_raw_alarmed_and_never_remembered(
@@ -154,18 +154,18 @@ class StoreContract:
         with caplog.at_level(logging.ERROR, "hivebus.store"):
             await self._record(store, [first, repeat, commit(3)], together)
         assert await store.read(after=0, limit=2) == [stored(first), stored(repeat, reason="duplicate_commit_id")]
-        assert await store.remembered(derive(ROOT, "command", 77)) is None
+        assert await store.remembered(derive(ROOT, "command 77")) is None
         assert [record.message for record in caplog.records] == [
             f"position 2 repeats commit id {first.entry.commit_id}: parked"
         ]
 
     async def test_a_parked_commit_keeps_the_id_it_came_with_and_does_not_hold_it(self, store: Store) -> None:
         garbage = parked(1, commit_id="not a uuid")
-        impostor = parked(2, commit_id=str(derive(ROOT, "commit", 3)))
+        impostor = parked(2, commit_id=str(derive(ROOT, "commit 3")))
         real = commit(3)
         await given(store, garbage, impostor, real)
         assert await store.read(after=0, limit=9) == [stored(garbage), stored(impostor), stored(real)]
-        assert await store.remembered(derive(ROOT, "command", 3)) == Remembered(3, "fingerprint 3")
+        assert await store.remembered(derive(ROOT, "command 3")) == Remembered(3, "fingerprint 3")
 
     async def test_the_time_of_a_position_and_the_position_of_a_time_agree(self, store: Store) -> None:
         await given(store, commit(1), commit(2), recorded_ms=100)

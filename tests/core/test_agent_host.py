@@ -52,8 +52,12 @@ class Control:
         return self.answers.pop(0) if self.answers else BeatAnswer(alive=True, term=1)
 
     def verdicts(self) -> list[Struct]:
-        """What was said about tasks."""
+        """What was said about tasks and at the end."""
         return [command for command in self.said if not isinstance(command, RegisterHost)]
+
+    def reports(self) -> list[Struct]:
+        """How attempts ended."""
+        return [command for command in self.said if isinstance(command, CompleteTask | FailTask)]
 
 
 class World:
@@ -121,6 +125,10 @@ async def world() -> AsyncIterator[World]:
         yield world
 
 
+def beat_of(session: str, *held: tuple[str, int]) -> Beat:
+    return Beat(host_id="h", session=session, registered_at=ACCEPTED.position, running=held)
+
+
 def failed(outcome: Any, error: str, **more: Any) -> FailTask:
     return FailTask(task_id="t", fence=7, outcome=outcome, error=error, **({"started_ms": NOW_MS} | more))
 
@@ -133,10 +141,10 @@ async def test_a_host_registers_and_then_beats_with_what_it_runs(world: World) -
     assert world.control.said == [
         RegisterHost(host_id="h", name="box", session=session, executors=["command", "python"], slots=4)
     ]
-    assert world.control.beats == [Beat(host_id="h", session=session, running=())]
+    assert world.control.beats == [beat_of(session)]
     await world.begun("t", fence=7)
     await world.begun("u", fence=9)
-    assert await world.beaten() == Beat(host_id="h", session=session, running=(("t", 7), ("u", 9)))
+    assert await world.beaten() == beat_of(session, ("t", 7), ("u", 9))
 
 
 async def test_between_two_beats_a_host_waits(world: World) -> None:
@@ -149,20 +157,23 @@ async def test_a_session_that_is_over_ends_what_runs_without_a_word_and_another_
     first = world.host.session
     going = await world.begun()
     world.control.answers.append(BeatAnswer(alive=False, term=1, void=(("t", 7),)))
-    world.clock.advance(BEAT_S)
+    await world.beaten()
+    world.clock.advance(0.2)
     await until(lambda: world.host.session not in ("", first), "another session")
     assert (going.token.reason, going.token.grace_s, world.host.running) == ("void", 0.0, 0)
     await until(lambda: len(world.control.beats) == 3, "the next beat")
-    assert world.control.beats[2] == Beat(host_id="h", session=world.host.session, running=())
-    assert world.control.verdicts() == []
+    assert world.control.beats[2] == beat_of(world.host.session)
+    assert world.control.reports() == []
 
 
 async def test_an_unanswered_host_ends_its_attempts_before_its_lease_can_run_out(world: World) -> None:
     going = await world.begun()
+    await world.beaten()
     world.control.silent = True
-    world.clock.advance(BEAT_S)
-    await until(lambda: world.clock.sleeping > 0)
-    world.clock.advance(SELF_STOP_S - BEAT_S)
+    for _ in range(2):
+        world.clock.advance(BEAT_S)
+        await quiet()
+    world.clock.advance(BEAT_S - 0.001)
     await quiet()
     assert not going.token.cancelled.is_set()
     world.clock.advance(0.201)
@@ -171,7 +182,16 @@ async def test_an_unanswered_host_ends_its_attempts_before_its_lease_can_run_out
     world.control.silent = False
     world.clock.advance(0.2)
     await until(lambda: len([said for said in world.control.said if isinstance(said, RegisterHost)]) == 2, "a session")
-    assert world.control.verdicts() == []
+    assert world.control.reports() == []
+
+
+async def test_a_fence_is_never_run_twice(world: World) -> None:
+    going = await world.begun()
+    order = world.order()
+    going.end(Outcome(outcome="completed"))
+    await until(lambda: world.host.running == 0, "the end")
+    await world.beaten(BeatAnswer(alive=True, term=1, run=(order,)))
+    assert len(world.hand.going) == 1
 
 
 async def test_an_unanswered_host_without_attempts_keeps_its_session(world: World) -> None:
@@ -370,13 +390,13 @@ async def test_a_result_that_is_refused_is_told_once(world: World, error: Except
 
 async def test_an_attempt_that_becomes_void_while_its_result_waits_is_told_no_more(world: World) -> None:
     going = await world.begun()
-    world.control.errors = [Unavailable("busy")]
+    world.control.errors = [Unavailable("busy"), Unavailable("busy")]
     going.end(Outcome(outcome="completed"))
     await world.told()
     await world.beaten(BeatAnswer(alive=True, term=1, void=(("t", 7),)))
     world.clock.advance(2.0)
     await quiet()
-    assert len(world.control.verdicts()) == 1
+    assert len(world.control.reports()) == 2  # before the word that it is void, not after
 
 
 # Leaving
@@ -386,7 +406,7 @@ async def test_a_drained_host_interrupts_what_runs_says_so_and_leaves() -> None:
     async with living() as world:
         session = world.host.session
         going = await world.begun()
-        await world.host.drain()
+        await world.host.drain(5.0)
         assert (going.token.reason, going.token.grace_s) == ("interrupted", 5.0)
         assert world.control.verdicts() == [
             failed("interrupted", "stopped: interrupted"),
@@ -400,7 +420,7 @@ async def test_a_drained_host_interrupts_what_runs_says_so_and_leaves() -> None:
 async def test_an_attempt_that_finishes_while_the_host_drains_is_completed(world: World) -> None:
     going = await world.begun()
     going.end(Outcome(outcome="completed", result={"n": 1}))
-    await world.host.drain()
+    await world.host.drain(5.0)
     assert world.control.verdicts() == [
         CompleteTask(task_id="t", fence=7, started_ms=NOW_MS, result={"n": 1}),
         LeaveHost(host_id="h", session=world.host.session),
@@ -409,7 +429,7 @@ async def test_an_attempt_that_finishes_while_the_host_drains_is_completed(world
 
 async def test_a_host_that_cannot_say_goodbye_leaves_all_the_same(world: World) -> None:
     world.control.errors = [Unavailable("gone")]
-    await world.host.drain()
+    await world.host.drain(5.0)
     assert world.control.verdicts() == [LeaveHost(host_id="h", session=world.host.session)]
 
 

@@ -11,7 +11,7 @@ import pytest
 from core.agent import AgentDraining, AgentRetired, AgentStopped
 from core.host import HostLeft, HostLost
 from core.kernel.codec import Codec, Undecodable, UnknownEvent
-from core.kernel.commit import COMMIT_MAX_BYTES, Commit, Entry, Event, Moment, commit_id_of
+from core.kernel.commit import COMMIT_MAX_BYTES, Commit, Entry, Event, Moment
 from core.kernel.errors import TooLarge
 from core.kernel.outcomes import CommandRefused, CommandUnchanged, RefusalsSuppressed
 from core.kernel.registry import Aggregate, Registry
@@ -28,7 +28,7 @@ from core.task import (
     TaskScheduled,
     TaskStarted,
 )
-from tests.given import ALL_EVENTS, CODEC, NOW_MS, assigned, command_id, registered, spawned, started, submitted
+from tests.given import ALL_EVENTS, CODEC, NOW_MS, assigned, registered, spawned, started, submitted
 
 GOLDEN = Path(__file__).parent / "golden"
 RETRY = Retry(
@@ -87,9 +87,9 @@ EVENTS: dict[str, Event] = {
     "refusals.suppressed.1": RefusalsSuppressed(count=12),
 }
 ENVELOPE: dict[str, Any] = {
-    "id": str(commit_id_of(command_id(1))),
+    "id": "01a31c2b-0000-80cf-be6a-55ec248ac410",
     "command": "some.command",
-    "command_id": str(command_id(1)),
+    "command_id": "01a31c2b-0000-7000-8000-000000000001",
     "fingerprint": "00112233445566778899aabbccddeeff",
     "actor": "ada",
     "correlation_id": "c",

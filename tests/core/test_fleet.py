@@ -159,7 +159,7 @@ def test_what_an_attempt_says_on_its_way_moves_only_its_status() -> None:
     history.commit("task", "t", TaskProgressed(fence=5, progress=0.5))
     history.commit("task", "t", CancelRequested(grace_s=5.0))
     history.commit("task", "t", CommandUnchanged())
-    wanted = HELD | {"status": "running", "last_position": 9, "cancelling": True}
+    wanted = HELD | {"status": "running", "last_position": 9, "cancelling": True, "cancelled_ms": NOW_MS + 5_000}
     assert folded(history).tasks == {"t": entry(**wanted)}
 
 
@@ -276,8 +276,7 @@ def test_whoever_folds_and_in_whatever_pieces_the_fleet_is_the_same(
 def test_an_image_stands_for_the_fold_it_was_made_of_and_folds_on_like_it(
     steps: list[tuple[str, int]], later: int
 ) -> None:
-    # One scheduler: an election between assignment and image is a case of its own.
-    simulation = Simulation.after(step for step in steps if step[0] != "elect")
+    simulation = Simulation.after(steps)
     simulation.arrive()
     commits = simulation.history.commits
     half = Fleet()

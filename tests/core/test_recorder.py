@@ -80,11 +80,11 @@ class RefusingStore(MemoryStore):
 
 def entry(position: int, subject: str = "hive.log.task.a", **changed: object) -> Entry:
     """A commit of ours at a position, with some of its envelope changed."""
-    commit_id = str(derive(ROOT, "commit", position))
+    commit_id = str(derive(ROOT, f"commit {position}"))
     envelope: dict[str, object] = {
         "id": commit_id,
         "command": "task.submit",
-        "command_id": str(derive(ROOT, "command", position)),
+        "command_id": str(derive(ROOT, f"command {position}")),
         "fingerprint": f"fingerprint {position}",
         "actor": "ada",
         "correlation_id": str(ROOT),
@@ -145,7 +145,7 @@ async def test_every_commit_of_the_log_is_in_the_store_with_checkpoint_and_front
 async def test_an_accepted_command_is_remembered() -> None:
     store = MemoryStore()
     await record(ScriptedLog([entry(1)]), store)
-    assert await store.remembered(derive(ROOT, "command", 1)) == Remembered(1, "fingerprint 1")
+    assert await store.remembered(derive(ROOT, "command 1")) == Remembered(1, "fingerprint 1")
 
 
 @pytest.mark.parametrize("subject", ["hive.log.refusal.0190", "hive.log.refusals.ada"])
@@ -154,7 +154,7 @@ async def test_a_refusal_is_recorded_and_not_remembered(subject: str) -> None:
     refusal = entry(1, subject)
     await record(ScriptedLog([refusal]), store)
     assert await store.read(after=0, limit=9) == [Stored(refusal, 5_000)]
-    assert await store.remembered(derive(ROOT, "command", 1)) is None
+    assert await store.remembered(derive(ROOT, "command 1")) is None
 
 
 async def test_a_restart_goes_on_at_the_checkpoint_and_ends_with_the_same_frontier() -> None:
@@ -207,7 +207,7 @@ async def test_what_is_no_commit_of_ours_is_stored_raw_parked_and_alarmed(
         Stored(entry(3), 5_000),
     ]
     assert (await store.checkpoint()).frontier == frontier_of([entry(1), bad, entry(3)])
-    assert await store.remembered(derive(ROOT, "command", 2)) is None
+    assert await store.remembered(derive(ROOT, "command 2")) is None
     assert [line.message for line in caplog.records] == [f"parked 1 commits; the first at 2: {reason}"]
 
 

@@ -97,7 +97,15 @@ async def test_what_is_nested_too_deep_is_refused_where_it_begins() -> None:
         value = {"a": value, "b/c": 1}
     with pytest.raises(Unprocessable) as caught:
         await vault().seal({"p": value})
-    assert (caught.value.code, caught.value.pointer) == ("too_deep", "/p" + "/a" * DEPTH_MAX)
+    assert (caught.value.code, caught.value.pointer) == ("too_deep", "/parameters/p" + "/a" * DEPTH_MAX)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30])
+async def test_an_integer_that_not_every_reader_can_read_is_refused(number: int) -> None:
+    with pytest.raises(Unprocessable) as caught:
+        await vault().seal({"big": {"private": "x"}, "n": [0, {"a/b": number}]})
+    assert (caught.value.code, caught.value.pointer) == ("invalid_field", "/parameters/n/1/a~1b")
+    assert await vault().seal({"n": [2**63 - 1, -(2**63)]}) is None
 
 
 JSON = st.recursive(

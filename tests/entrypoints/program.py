@@ -46,7 +46,8 @@ class RunningProgram:
         self.root = root
         self.settings = settings
         self.process: subprocess.Popen[bytes] | None = None
-        self.client = httpx.Client(timeout=40.0, trust_env=False)
+        # Everything here is plain HTTP on loopback: loading the certificates would cost more than most requests.
+        self.client = httpx.Client(timeout=40.0, trust_env=False, verify=False)
         self._streams = {name: root.with_name(f"{root.name}.{name}") for name in ("stdout", "stderr")}
 
     def __enter__(self) -> RunningProgram:
@@ -152,9 +153,10 @@ class RunningProgram:
     def children(self) -> list[psutil.Process]:
         """All processes beneath it."""
         try:
-            return psutil.Process(self.pid).children(recursive=True)
+            found: list[psutil.Process] = psutil.Process(self.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
+        return found
 
     @property
     def stderr(self) -> str:
@@ -251,7 +253,7 @@ def until(condition: Callable[[], T | None], timeout_s: float = WAIT_S, *, what:
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

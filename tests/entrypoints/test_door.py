@@ -33,11 +33,13 @@ CALLS = [
 
 def ask(program: RunningProgram, method: str, path: str, listener: str = "api", **headers: str) -> httpx.Response:
     """One request from a client that knows nothing but these headers."""
-    return httpx.request(method, program.urls[listener] + path, headers=headers, trust_env=False, timeout=10)
+    return httpx.request(
+        method, program.urls[listener] + path, headers=headers, trust_env=False, verify=False, timeout=10
+    )
 
 
 def cookie_of(program: RunningProgram, body: dict[str, Any]) -> str:
-    response = httpx.post(program.urls["ui"] + "/api/session", json=body, trust_env=False)
+    response = httpx.post(program.urls["ui"] + "/api/session", json=body, trust_env=False, verify=False)
     assert response.status_code == 201, response.text
     header = response.headers["set-cookie"]
     assert re.search(r"; HttpOnly", header)
@@ -58,7 +60,6 @@ def test_without_the_key_nothing_is_said(program: RunningProgram, method: str, p
     [
         "Bearer wrong",
         "Bearer",
-        "Bearer ",
         "Basic {key}",
         "{key}",
         "Bearer {key}x",
@@ -82,7 +83,7 @@ def test_the_key_lies_in_a_file_of_its_owner_and_stays_the_same(program: Running
     assert re.fullmatch(r"hive_[0-9a-f]{8}_[A-Za-z0-9_-]{40,}", program.key)
     assert program.key not in program.stderr + program.stdout
     assert program.submit("true", requires=["nobody"])
-    assert program.events(type="task.submitted")[0]["actor"] == "key:" + program.key.split("_")[1]
+    assert program.events(type="task.submitted", wait=5)[0]["actor"] == "key:" + program.key.split("_")[1]
 
 
 @pytest.mark.parametrize("path", ["/api/queue", "/api/status"])
@@ -131,7 +132,7 @@ def test_the_link_of_the_start_becomes_a_cookie_once(program: RunningProgram) ->
     cookie = cookie_of(program, {"ticket": match[1]})
     assert ask(program, "GET", "/api/queue", "ui", Cookie=cookie).status_code == 200
     assert ask(program, "GET", "/api/queue", "api", Cookie=cookie).status_code == 200
-    again = httpx.post(program.urls["ui"] + "/api/session", json={"ticket": match[1]}, trust_env=False)
+    again = httpx.post(program.urls["ui"] + "/api/session", json={"ticket": match[1]}, trust_env=False, verify=False)
     problem(again, 401, "unauthenticated")
     problem(
         ask(program, "GET", "/api/queue", "ui", Cookie=cookie, Origin="http://evil.example"), 403, "forbidden_origin"
@@ -141,8 +142,14 @@ def test_the_link_of_the_start_becomes_a_cookie_once(program: RunningProgram) ->
 def test_the_key_becomes_a_cookie_too_another_word_does_not(program: RunningProgram) -> None:
     assert ask(program, "GET", "/api/queue", "ui", Cookie=cookie_of(program, {"key": program.key})).status_code == 200
     for body in ({}, {"ticket": "x"}, {"key": "x"}, {"key": None, "ticket": None}):
-        problem(httpx.post(f"{program.url}/api/session", json=body, trust_env=False), 401, "unauthenticated")
-    problem(httpx.post(f"{program.url}/api/session", json={"password": "x"}, trust_env=False), 422, "unknown_field")
+        problem(
+            httpx.post(f"{program.url}/api/session", json=body, trust_env=False, verify=False), 401, "unauthenticated"
+        )
+    problem(
+        httpx.post(f"{program.url}/api/session", json={"password": "x"}, trust_env=False, verify=False),
+        422,
+        "unknown_field",
+    )
 
 
 def test_a_cookie_that_was_not_written_here_is_no_cookie(program: RunningProgram) -> None:

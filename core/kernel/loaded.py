@@ -1,0 +1,102 @@
+"""Aggregates in memory: folded as far as the bus has read them, with their last commands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from core.kernel.codec import UnknownEvent
+from core.kernel.commit import Commit, Event, Moment
+from core.kernel.errors import Unavailable
+from core.kernel.outcomes import CommandUnchanged
+from core.kernel.ports import Clock
+from core.kernel.registry import Aggregate
+
+RECENT_MAX = 64
+
+
+class First(NamedTuple):
+    """The commit that a command left when it was first executed."""
+
+    fingerprint: str
+    position: int
+    time_ms: int
+    correlation_id: str
+
+
+class Loaded:
+    """An aggregate: its state, where it stands on the log, and its last 64 commands."""
+
+    __slots__ = ("expires", "lock", "position", "recent", "state", "version")
+
+    def __init__(self) -> None:
+        self.state: Any = None
+        self.position = 0
+        self.version = 0
+        self.recent: OrderedDict[str, First] = OrderedDict()
+        self.lock = asyncio.Lock()
+        self.expires = 0.0
+
+    def apply(self, aggregate: Aggregate, events: Sequence[Event], moment: Moment) -> None:
+        """Fold a commit. Raises Unavailable for an event of a newer program: this one must not decide here."""
+        state = self.state
+        for event in events:
+            if type(event) is UnknownEvent:
+                raise Unavailable(
+                    f"A newer Hivebus wrote {event.type} here; this one does not know it.",
+                    code="upgrade_in_progress",
+                    remedy="Ask a replica of the newer version, or upgrade this one.",
+                    retry_after_s=5,
+                )
+            if type(event) is not CommandUnchanged:
+                state = aggregate.evolve(state, event, moment)
+        self.state = state
+        self.position = moment.position
+        self.version += 1
+
+    def catch_up(self, aggregate: Aggregate, commits: Sequence[Commit]) -> None:
+        """Fold what the log has beyond this; what is folded already is passed over."""
+        for commit in commits:
+            if commit.position > self.position:
+                self.apply(aggregate, commit.events, commit.moment)
+                body = commit.body
+                first = First(body.fingerprint, commit.position, body.occurred_at, body.correlation_id)
+                self.remember(body.command_id, first)
+
+    def remember(self, command_id: str, first: First) -> None:
+        """Keep the last commands, so that a repeat is known before the store has it."""
+        self.recent[command_id] = first
+        if len(self.recent) > RECENT_MAX:
+            self.recent.popitem(last=False)
+
+
+class AggregateCache:
+    """Recently used aggregates, bounded by number and age."""
+
+    def __init__(self, clock: Clock, *, max_items: int, ttl_s: float) -> None:
+        self._clock = clock
+        self._max = max_items
+        self._ttl_s = ttl_s
+        self._items: OrderedDict[str, Loaded] = OrderedDict()
+
+    def get(self, subject: str) -> Loaded:
+        """The aggregate of a subject; an empty one where nothing, or nothing young enough, is kept."""
+        loaded = self._items.get(subject)
+        if loaded is None or (loaded.expires < self._clock.monotonic() and not loaded.lock.locked()):
+            loaded = Loaded()
+        self.keep(subject, loaded)
+        return loaded
+
+    def keep(self, subject: str, loaded: Loaded) -> None:
+        """Put it in, or make it the youngest."""
+        loaded.expires = self._clock.monotonic() + self._ttl_s
+        self._items[subject] = loaded
+        self._items.move_to_end(subject)
+        if len(self._items) > self._max:
+            self._items.popitem(last=False)
+
+    def drop(self, subject: str) -> None:
+        """Forget: the next command reads the log again."""
+        self._items.pop(subject, None)

@@ -1,0 +1,1 @@
+"""Benches: ratios side by side in one run. They print; they assert nothing about time."""

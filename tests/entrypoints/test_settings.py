@@ -1,0 +1,140 @@
+"""Settings: read once, checked at start, named when they are wrong, never shown."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from core.kernel.errors import StartRefused
+from entrypoints.settings import PREFIX, Settings, load
+from tests.entrypoints.program import RunningProgram
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An environment without any setting but the data directory."""
+    for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HIVEBUS_DATA_DIR", str(tmp_path))
+
+
+def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
+    settings = load()
+    assert (settings.ui_port, settings.api_port, settings.metrics_port) == (3000, 3001, 9000)
+    assert (settings.bind, settings.profile, settings.data_dir) == ("127.0.0.1", "durable", tmp_path)
+
+
+@pytest.mark.parametrize("name", list(Settings.model_fields))
+def test_every_setting_is_a_variable_with_a_description(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.model_fields[name].description
+    default = getattr(load(), name)
+    text = {"profile": "fast", "bind": "0.0.0.0", "allowed_hosts": "hive.local", "log_level": "debug", "data_dir": "/x"}
+    changed = text.get(name) or str(default + (0.5 if isinstance(default, float) else 1))
+    monkeypatch.setenv(PREFIX + name.upper(), changed)
+    assert str(getattr(load(), name)) == changed
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIVEBUS_API_PORT", "")
+    monkeypatch.setenv("HIVEBUS_DATA_DIR", "")
+    settings = load()
+    assert settings.api_port == 3001
+    assert settings.data_dir.is_absolute()
+
+
+def test_a_tilde_is_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIVEBUS_DATA_DIR", "~/hive")
+    assert load().data_dir == Path.home() / "hive"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("HIVEBUS_API_PROT", "HIVEBUS_API_PORT"),
+        ("HIVEBUS_DATADIR", "HIVEBUS_DATA_DIR"),
+        ("HIVEBUS_LEASE", "HIVEBUS_LEASE_S"),
+        ("HIVEBUS_LOGLEVEL", "HIVEBUS_LOG_LEVEL"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_one_that_was_meant(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "sesame-1234")
+    with pytest.raises(StartRefused) as refused:
+        load()
+    assert name in refused.value.sentence
+    assert meant in refused.value.remedy
+    assert "sesame" not in refused.value.sentence + refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HIVEBUS_URL",
+        "HIVEBUS_KEY",
+        "HIVEBUS_DEBUG",
+        "HIVEBUS_SECRET_TOKEN",
+        "HIVEBUS_TASK_ID",
+        "HIVEBUS_ATTEMPT",
+        "HIVE",
+    ],
+)
+def test_what_others_read_is_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "x")
+    load()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HIVEBUS_API_PORT", "sesame"),
+        ("HIVEBUS_API_PORT", "65536"),
+        ("HIVEBUS_UI_PORT", "-1"),
+        ("HIVEBUS_PROFILE", "sesame"),
+        ("HIVEBUS_SLOTS", "0"),
+        ("HIVEBUS_LEASE_S", "nan"),
+        ("HIVEBUS_GRACE_S", "-1"),
+        ("HIVEBUS_GRACE_S", "inf"),
+        ("HIVEBUS_READERS", "9" * 30),
+        ("HIVEBUS_LOG_LEVEL", "sesame"),
+        ("HIVEBUS_SHELL_SLOTS", "1.5"),
+    ],
+)
+def test_a_bad_value_is_named_and_not_shown(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StartRefused) as refused:
+        load()
+    said = refused.value.sentence + refused.value.remedy
+    assert name in refused.value.sentence
+    assert name in refused.value.remedy
+    assert "sesame" not in said
+    assert "9" * 30 not in said
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"HIVEBUS_LEASE_S": "10"}, {"HIVEBUS_BEAT_S": "15"}, {"HIVEBUS_SELF_STOP_S": "20"}, {"HIVEBUS_SELF_STOP_S": "4"}],
+)
+def test_a_host_must_stop_before_its_lease_ends(changed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in changed.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StartRefused, match="must grow in this order"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("HIVEBUS_API_PROT", "sesame-1234", "Did you mean HIVEBUS_API_PORT?"),
+        ("HIVEBUS_API_PORT", "sesame-1234", "Correct HIVEBUS_API_PORT or unset it."),
+    ],
+)
+def test_the_program_says_it_in_two_lines_and_exits_with_1(data_dir: Path, name: str, value: str, said: str) -> None:
+    words = RunningProgram(data_dir, **{name: value}).refused()
+    assert len(words.splitlines()) == 2, words
+    assert words.startswith(f"hivebus: {name}")
+    assert said in words
+    assert "sesame" not in words
+    assert not data_dir.exists()
