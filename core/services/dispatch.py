@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 from typing import Any, Protocol
 from uuid import UUID
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -137,7 +139,9 @@ class Dispatcher:
                 raise command
             spec = self._registry.command_of(command)
             # An item's key is derived, and the log itself tells a repeat: no look into the store for each item.
-            accepted = await self._execute(spec, command, principal, envelope, derive(batch_id, str(index)), keyed=False)
+            accepted = await self._execute(
+                spec, command, principal, envelope, derive(batch_id, str(index)), keyed=False
+            )
         except HivebusError as error:
             return {"index": index, "error": error.as_problem()}
         return {"index": index} | answer_of(spec, command, accepted)
@@ -173,11 +177,7 @@ class Dispatcher:
 
     async def _seal(self, spec: CommandSpec, command: Struct) -> tuple[Struct, str | None]:
         """The command as the log may keep it, and its fingerprint where that is not the plain one."""
-        said = {
-            field: value
-            for field in spec.struct.__struct_fields__
-            if isinstance(value := getattr(command, field), str | dict | list)
-        }
+        said = {field: value for field in free_fields(spec.struct) if (value := getattr(command, field))}
         pointer = find_literal_secret(said, self._secrets.values())
         if pointer is not None:
             raise Unprocessable(
@@ -259,6 +259,24 @@ class Dispatcher:
                 position=position,
                 retry_after_s=1,
             )
+
+
+@lru_cache(maxsize=256)
+def free_fields(struct: type[Struct]) -> tuple[str, ...]:
+    """The fields in which a caller may say anything: neither a number, a known word nor bound by a pattern."""
+    info = msgspec.inspect.type_info(struct)
+    assert isinstance(info, msgspec.inspect.StructType)
+    return tuple(field.name for field in info.fields if _is_free(field.type))
+
+
+def _is_free(kind: msgspec.inspect.Type) -> bool:
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return any(map(_is_free, kind.types))
+    if isinstance(kind, msgspec.inspect.ListType):
+        return _is_free(kind.item_type)
+    if isinstance(kind, msgspec.inspect.StrType):
+        return kind.pattern is None
+    return isinstance(kind, msgspec.inspect.AnyType | msgspec.inspect.DictType)
 
 
 def answer_of(spec: CommandSpec, command: Struct, accepted: Accepted) -> dict[str, Any]:
