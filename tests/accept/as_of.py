@@ -193,7 +193,9 @@ async def _history(seed: int, commands: int, folder: Path) -> tuple[int, int]:
         for seen, answers in then.items():
             again = await asked.answers(seen, seen)
             for (spec, query), first, second in zip(asked.questions, answers, again, strict=True):
-                expect(first == second, f"seed {seed}, position {seen}: {spec.name} {query}\n then {first}\n now  {second}")
+                expect(
+                    first == second, f"seed {seed}, position {seen}: {spec.name} {query}\n then {first}\n now  {second}"
+                )
         return len(then), len(then) * len(asked.questions)
     finally:
         await views.close()

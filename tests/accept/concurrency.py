@@ -52,7 +52,10 @@ def _create(program: Program, clients: int, each: int) -> tuple[list[tuple[str, 
         client = program.client()
         barrier.wait()
         answers = [client.request("POST", "/api/tasks", task(index * each + n)) for n in range(each)]
-        expect(all(answer.status == 202 for answer in answers), f"refused: {[a.raw for a in answers if a.status != 202][:1]}")
+        expect(
+            all(answer.status == 202 for answer in answers),
+            f"refused: {[a.raw for a in answers if a.status != 202][:1]}",
+        )
         return [(answer.json["task_id"], answer.json["position"]) for answer in answers]
 
     began = time.monotonic()

@@ -71,7 +71,9 @@ def _check(line: dict[str, Any], tasks: dict[str, Any]) -> int:
 
 
 def _trouble(tasks: dict[str, Any]) -> Figures:
-    fails, timeout, loud, gpu = (tasks[name] for name in ("fails", "outlives its timeout", "prints 10 MB", "needs a gpu"))
+    fails, timeout, loud, gpu = (
+        tasks[name] for name in ("fails", "outlives its timeout", "prints 10 MB", "needs a gpu")
+    )
     expect(fails["status"] == "failed" and fails["result"]["exit_code"] not in (0, None), f"{fails}")
     expect(timeout["status"] == "failed" and timeout["outcome"] == "timed_out", f"{timeout}")
     expect(loud["status"] == "completed" and loud["result"]["stdout_bytes"] >= 10_000_000, f"{loud['result']}")

@@ -10,18 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-
 from tests.accept.program import Program
 from tests.accept.script import Figures, Options, expect, main, note
-
-
-def memory_mb(program: Program) -> float:
-    """Proportional memory (PSS) of all processes where the kernel tells it, so that shared pages count once; else RSS."""
-    total = 0
-    for process in program.family():
-        info = process.memory_full_info()
-        total += getattr(info, "pss", 0) or info.rss
-    return total / 1024 / 1024
 
 
 def rss_mb(program: Program) -> float:

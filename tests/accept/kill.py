@@ -56,7 +56,12 @@ def task(number: int) -> dict[str, Any]:
     if number % 97 == 0:
         return {"type": "failing", "executor": "command", "parameters": {"argv": ["false"]}, "retry": retry}
     arguments = {"number": number}
-    return {"type": "function", "executor": "python", "parameters": {"function": "echo", "arguments": arguments}, "retry": retry}
+    return {
+        "type": "function",
+        "executor": "python",
+        "parameters": {"function": "echo", "arguments": arguments},
+        "retry": retry,
+    }
 
 
 def run(options: Options) -> Figures:

@@ -44,9 +44,7 @@ class Client:
         self._timeout_s = timeout_s
         self._connection: http.client.HTTPConnection | None = None
 
-    def request(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-    ) -> Answer:
+    def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
         """Send once. Raises OSError or HTTPException when the connection breaks."""
         sent = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         data = None
@@ -147,7 +145,9 @@ class Program:
     def client(self, *, key: bool = True) -> Client:
         return Client(self.connection["url"], self.key if key else None)
 
-    def command(self, *words: str, stdin: bytes | None = None, timeout_s: float = 900.0) -> subprocess.CompletedProcess[bytes]:
+    def command(
+        self, *words: str, stdin: bytes | None = None, timeout_s: float = 900.0
+    ) -> subprocess.CompletedProcess[bytes]:
         """A command line beside the program."""
         return subprocess.run(
             [sys.executable, "-m", "entrypoints", *words],

@@ -80,14 +80,12 @@ async def _rounds(root: Path, bare_port: int) -> dict[str, object]:
     for _ in range(ROUNDS):
         bare_request = post("/api/tasks", bare_port, BODY, {})
         seconds, statuses, _times = await load(
-            "127.0.0.1", bare_port, lambda _: bare_request, requests=REQUESTS, connections=CONNECTIONS
+            "127.0.0.1", bare_port, bare_request, requests=REQUESTS, connections=CONNECTIONS
         )
         assert statuses == {202: REQUESTS}, statuses
         yardstick.append(REQUESTS / seconds)
         request = post("/api/tasks", port, BODY, {"Authorization": f"Bearer {key}"})
-        seconds, statuses, times = await load(
-            "127.0.0.1", port, lambda _: request, requests=REQUESTS, connections=CONNECTIONS
-        )
+        seconds, statuses, times = await load("127.0.0.1", port, request, requests=REQUESTS, connections=CONNECTIONS)
         assert statuses == {202: REQUESTS}, statuses
         ours.append(REQUESTS / seconds)
         lag = _lag(url)

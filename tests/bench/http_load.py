@@ -44,16 +44,15 @@ class _Connection(asyncio.Protocol):
 
 
 async def load(
-    host: str, port: int, request: Callable[[int], bytes], *, requests: int, connections: int
+    host: str, port: int, request: bytes, *, requests: int, connections: int
 ) -> tuple[float, dict[int, int], list[float]]:
     """(seconds, answers by status, sorted latencies in seconds) of so many requests over so many connections."""
-    left = iter(range(requests))
+    left = iter([request] * requests)
     statuses: dict[int, int] = {}
     latencies: list[float] = []
 
     def next_request() -> bytes | None:
-        index = next(left, None)
-        return None if index is None else request(index)
+        return next(left, None)
 
     def done(status: int, seconds: float) -> None:
         statuses[status] = statuses.get(status, 0) + 1

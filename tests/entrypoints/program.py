@@ -119,7 +119,12 @@ class RunningProgram:
         """Start, expect exit code 1 before it is ready, and return what this start said on stderr."""
         before = len(self.stderr)
         self.launch()
-        assert self.wait(START_S) == 1, self.stderr[before:]
+        try:
+            code = self.wait(START_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"It started instead of refusing:\n{self.stderr[before:]}") from None
+        assert code == 1, self.stderr[before:]
         return self.stderr[before:]
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Reasons not to start: each is one sentence and a remedy on stderr, exit code 1, and no traceback."""
 
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -116,6 +117,9 @@ def test_a_log_of_another_history_is_refused(stopped: RunningProgram, other: Pat
     shutil.copytree(other / "nats", stopped.root / "nats")
     sentence, remedy = said(stopped)
     assert "different commits at position" in sentence
+    sides = re.findall(r"(Log|Store): commit ([0-9a-f-]{36}) of \S+, leaf ([0-9a-f]+)", sentence)
+    assert [side for side, *_ in sides] == ["Log", "Store"]
+    assert sides[0][1:] != sides[1][1:]
     assert "same moment" in remedy
 
 
