@@ -14,7 +14,7 @@ from core.kernel.registry import Aggregate, Context, Route, Scope
 
 agent = Aggregate("agent")
 
-Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=100)]
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*\Z", max_length=100)]
 
 
 # --- events -----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ CANCEL_GRACE_S = 5.0
 FINAL = frozenset({"completed", "failed", "cancelled", "expired"})
 
 Id = Annotated[str, Meta(min_length=1, max_length=64)]
-Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=100)]
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*\Z", max_length=100)]
 AttemptOutcome = Literal[
     "failed", "timed_out", "output_limit", "cancelled", "interrupted", "crashed", "lease_expired", "voided"
 ]
@@ -300,7 +300,7 @@ NOT_AVAILABLE = (
 def submit(command: SubmitTask, state: Task | None, context: Context) -> list[TaskEvent]:
     """A valid task is accepted and queued."""
     for field in NOT_AVAILABLE:
-        if getattr(command, field):
+        if getattr(command, field) not in (None, "", []):
             raise Unprocessable(
                 f"{field} is not available in this version.",
                 code="not_available",

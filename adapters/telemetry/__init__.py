@@ -17,7 +17,6 @@ REQUESTS = Counter(
 LIVE_TASKS = Gauge("hivebus_tasks_live", "Tasks that have not ended, as the scheduler folds them.", registry=registry)
 RECORDER_POSITION = Gauge("hivebus_recorder_position", "Newest position that the store holds.", registry=registry)
 VIEWS_POSITION = Gauge("hivebus_views_position", "Newest position that every view has applied.", registry=registry)
-RUNNING = Gauge("hivebus_attempts_running", "Attempts that run on this process's host.", registry=registry)
 
 
 def exposition() -> bytes:
@@ -30,7 +29,6 @@ __all__ = [
     "RECORDER_POSITION",
     "REFUSED",
     "REQUESTS",
-    "RUNNING",
     "VIEWS_POSITION",
     "exposition",
     "registry",

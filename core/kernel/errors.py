@@ -59,8 +59,7 @@ class HivebusError(Exception):
             "code": self.code,
             "detail": self.sentence,
         }
-        if self.remedy:
-            body["remedy"] = self.remedy
+        body["remedy"] = self.remedy or "Correct the request and send it again."
         if self.pointer is not None:
             body["pointer"] = self.pointer
         if self.retry_after_s is not None:

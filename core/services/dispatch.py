@@ -55,6 +55,11 @@ class Look(Struct, frozen=True):
 class ReadableViews(Protocol):
     """The views as queries need them."""
 
+    @property
+    def parked(self) -> int:
+        """How many aggregates a view could not go on folding."""
+        ...
+
     def reader(self, *, at: int | None, now_ms: int) -> AbstractAsyncContextManager[Any]:
         """One consistent look (projections.view.Reader)."""
         ...

@@ -9,7 +9,7 @@ from sanic import HTTPResponse, Request, Sanic
 
 from core.blobs import StreamingBlobs
 from core.execution import BLOB_MAX_BYTES
-from core.kernel.errors import NotFound, Unprocessable
+from core.kernel.errors import NotFound, TooLarge, Unprocessable
 from entrypoints.http.door import Door, check_media
 from entrypoints.http.rest import READ, json_response
 
@@ -30,6 +30,9 @@ def add_blobs(app: Sanic[Any, Any], blobs: StreamingBlobs, door: Door) -> None:
                 pointer="/sha256",
                 remedy="Hash it: sha256sum FILE.",
             )
+        announced = request.headers.get("content-length", "0")
+        if not announced.isascii() or not announced.isdigit() or int(announced[:20]) > BLOB_MAX_BYTES:
+            raise TooLarge(f"A blob holds at most {BLOB_MAX_BYTES} bytes.", remedy="Cut the value into several blobs.")
         async with blobs.open_put(sha256, max_bytes=BLOB_MAX_BYTES) as writer:
             stream: Any = request.stream  # sanic types it as a base without `read`
             while (chunk := await stream.read()) is not None:

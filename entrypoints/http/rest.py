@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+import msgspec
 import orjson
 from msgspec import Struct
 from sanic import HTTPResponse, Request, Sanic
@@ -95,7 +96,12 @@ def json_response(answer: dict[str, Any], status: int = 200, headers: dict[str, 
     headers = headers or {}
     if "position" in answer:
         headers["Hivebus-Position"] = str(answer["position"])
-    return HTTPResponse(orjson.dumps(answer), status, headers, JSON)
+    try:
+        body = orjson.dumps(answer)
+    except TypeError:
+        # An integer beyond 64 bits in a task's result: rare, and no reason to hide the rest.
+        body = msgspec.json.encode(answer)
+    return HTTPResponse(body, status, headers, JSON)
 
 
 def arguments_of(request: Request) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import psutil
@@ -12,6 +13,7 @@ from adapters import telemetry
 from core.catalogue import AGENT_TYPES
 from core.kernel.errors import Unavailable
 from core.kernel.ports import Clock, EventLog
+from core.kernel.times import rfc3339
 from core.services.dispatch import ReadableViews
 from core.services.positions import PositionGate
 from core.services.scheduler import Scheduler
@@ -21,6 +23,7 @@ from entrypoints.http.rest import JSON, READ, json_response
 from projections.agents import count_active
 from projections.queue import ShowQueue, show_queue
 
+STATUS_S = 0.25
 NOT_HERE = "this node is not part of a Docker Swarm"
 
 
@@ -55,6 +58,9 @@ class System:
         self._applied = applied
         self._scheduler = scheduler
         self._door = door
+        self._measuring = asyncio.Lock()
+        self._status_until = 0.0
+        self._status_known: dict[str, Any] = {}
         self._process = psutil.Process()
         self._process.cpu_percent()
 
@@ -95,38 +101,51 @@ class System:
         return None
 
     async def _status(self, request: Request) -> HTTPResponse:
+        """Anybody may ask, without a key: so it is measured at most four times a second."""
         self._door.check_origin(request)
+        async with self._measuring:
+            if self._clock.monotonic() >= self._status_until:
+                self._status_known = await self._measure_status()
+                self._status_until = self._clock.monotonic() + STATUS_S
+        return json_response(self._status_known)
+
+    async def _measure_status(self) -> dict[str, Any]:
         broker = await self._log.healthy()
         now_ms = self._clock.now_ms()
-        async with self._views.reader(at=None, now_ms=now_ms) as reader:
-            active = await count_active(reader)
-            queue = await show_queue(ShowQueue(), reader)
+        unknown = {"services.websocket": "this version has no WebSocket listener"}
+        active: int | None = None
+        queued: int | None = None
+        try:
+            async with self._views.reader(at=None, now_ms=now_ms) as reader:
+                active = await count_active(reader)
+                queued = (await show_queue(ShowQueue(), reader))["depth"]
+        except Unavailable as error:
+            unknown |= dict.fromkeys(("metrics.active_agents", "metrics.queued_tasks"), error.sentence)
         services = {
             "agents": "healthy" if active else "degraded",
             "websocket": None,
-            "database": "healthy",
+            "database": "unhealthy" if active is None else "degraded" if self._views.parked else "healthy",
             "broker": "healthy" if broker else "unhealthy",
         }
-        status = "unhealthy" if not broker else "healthy" if active else "degraded"
-        memory = psutil.virtual_memory()
-        return json_response(
-            {
-                "status": status,
-                "version": self._vitals.version,
-                "uptime": (now_ms - self._vitals.started_ms) / 1000,
-                "services": services,
-                "metrics": {
-                    "active_agents": active,
-                    "queued_tasks": queue["depth"],
-                    "live_tasks": len(self._scheduler.fleet.tasks),
-                    "cpu_usage": self._process.cpu_percent(),
-                    "memory_usage": memory.percent,
-                    "memory_rss_bytes": self._process.memory_info().rss,
-                },
-                "positions": {"recorded": self._recorded.position, "applied": self._applied.position},
-                "unknown": {"services.websocket": "this version has no WebSocket listener"},
-            }
-        )
+        worst = "unhealthy" if "unhealthy" in services.values() else "healthy"
+        return {
+            "status": "degraded" if worst == "healthy" and "degraded" in services.values() else worst,
+            "version": self._vitals.version,
+            "now": rfc3339(now_ms),
+            "uptime": (now_ms - self._vitals.started_ms) / 1000,
+            "services": services,
+            "metrics": {
+                "active_agents": active,
+                "queued_tasks": queued,
+                "live_tasks": len(self._scheduler.fleet.tasks),
+                "parked_aggregates": self._views.parked,
+                "cpu_usage": self._process.cpu_percent(),
+                "memory_usage": psutil.virtual_memory().percent,
+                "memory_rss_bytes": self._process.memory_info().rss,
+            },
+            "positions": {"recorded": self._recorded.position, "applied": self._applied.position},
+            "unknown": unknown,
+        }
 
     async def _info(self, request: Request) -> HTTPResponse:
         self._door.admit(request)
@@ -180,6 +199,7 @@ class System:
         return await self._metrics(request)
 
     async def _metrics(self, request: Request) -> HTTPResponse:
+        self._door.check_origin(request)
         telemetry.LIVE_TASKS.set(len(self._scheduler.fleet.tasks))
         telemetry.RECORDER_POSITION.set(self._recorded.position)
         telemetry.VIEWS_POSITION.set(self._applied.position)
