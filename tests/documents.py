@@ -303,10 +303,11 @@ def errors() -> str:
         "Errors",
         "Every error has a stable `code`, a sentence, and a remedy. A transport maps the status once.",
         "```text\n" + inspect.cleandoc(tree) + "\n```",
-        "The last three are made by the HTTP listeners alone. The JSON-RPC numbers belong to a transport that is not built yet.",
+        "The last three are made by the HTTP listeners alone. The JSON-RPC numbers belong to a transport that is not "
+        "built yet.",
         table(["error", "status", "JSON-RPC", "code unless it says another"], kinds),
         "## Codes",
-        "Found in the program's source. Words in angle brackets are filled in; at most three sentences are shown. "
+        "Found in the program's source. What stands in braces is filled in; at most three sentences are shown. "
         "`at start`: the program does not start, and ends with exit code 1.",
         table(["code", "status", "what it says"], rows),
         "## Exit codes of the command line",
@@ -323,22 +324,25 @@ def sources() -> list[Path]:
 
 
 def _made(tree: ast.Module, known: dict[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
-    """(class, code, sentences) of each error that a module makes."""
+    """(class, code, sentences) of each error that a module makes, in the order of its lines."""
+    nodes = sorted(ast.walk(tree), key=lambda node: getattr(node, "lineno", 0))
     assigned: dict[str, list[ast.expr]] = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             assigned.setdefault(node.targets[0].id, []).append(node.value)
-    for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in known:
             kind = node.func.id
             named = next((word.value for word in node.keywords if word.arg == "code"), None)
             words = [known[kind].default_code] if named is None else _texts(named, assigned)
+            sentences = _texts(node.args[0], assigned) if node.args else []
             for word in words:
-                yield kind, word, _texts(node.args[0], assigned) if node.args else []
+                yield kind, word, sentences
+            if node.args and isinstance(node.args[0], ast.Name):
+                assigned.pop(node.args[0].id, None)  # the next error of the same name says something else
 
 
 def _texts(node: ast.expr, assigned: dict[str, list[ast.expr]]) -> list[str]:
-    """The texts that an expression may be, placeholders in angle brackets; none where only running it tells."""
+    """The texts that an expression may be, what is filled in in braces; none where only running it tells."""
     match node:
         case ast.Constant(value=str(text)):
             return [text]
@@ -346,8 +350,8 @@ def _texts(node: ast.expr, assigned: dict[str, list[ast.expr]]) -> list[str]:
             return ["".join(_piece(part) for part in node.values)]
         case ast.IfExp():
             return _texts(node.body, assigned) + _texts(node.orelse, assigned)
-        case ast.Name() if node.id in assigned:
-            values = [value for value in assigned[node.id] if not isinstance(value, ast.Name)]
+        case ast.Name():
+            values = [value for value in assigned.get(node.id, ()) if not isinstance(value, ast.Name)]
             return [text for value in values for text in _texts(value, assigned)]
         case _:
             return []
@@ -358,9 +362,10 @@ def _piece(part: ast.expr) -> str:
         return str(part.value)
     called = {id(node.func) for node in ast.walk(part) if isinstance(node, ast.Call)}
     named = [node for node in ast.walk(part) if isinstance(node, ast.Attribute | ast.Name)]
-    best = next((node for node in named if id(node) not in called), named[0] if named else None)
-    word = best.attr if isinstance(best, ast.Attribute) else best.id if best is not None else "..."
-    return f"<{word.strip('_').lower().replace('_', ' ')}>"
+    words = [node.attr if isinstance(node, ast.Attribute) else node.id for node in named if id(node) not in called]
+    words += [node.attr for node in named if isinstance(node, ast.Attribute)]
+    word = next((word for word in words if word != "self"), "...")
+    return "{" + word.strip("_").lower().replace("_", " ") + "}"
 
 
 # --- settings.md, cli.md, views.md ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,12 @@ def main() -> None:
     )
     parser.add_argument("--no-trouble", dest="with_trouble", action="store_false", help="leave them out")
     options = parser.parse_args()
-    for task in work():
-        print(json.dumps(task))
-    if options.with_trouble:
-        for task in trouble():
+    try:
+        for task in chain(work(), trouble() if options.with_trouble else ()):
             print(json.dumps(task))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough: `| head -100`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
