@@ -18,6 +18,7 @@ from core.task import (
     FINAL,
     AssignTask,
     AttemptEnded,
+    CancelRequested,
     ExpireTask,
     QueueTask,
     Retry,
@@ -161,6 +162,32 @@ def test_an_attempt_far_beyond_its_timeout_is_ended_once() -> None:
     scene.overlay.hold("t")
     scene.fleet.put_back("t")
     assert scene.decides(now_ms=due_ms) == []
+
+
+def test_a_cancelled_attempt_that_its_host_does_not_end_is_ended_after_its_grace() -> None:
+    scene = Scene().host().task(timeout_s=3600.0).has("task", "t", assigned())
+    scene.has("task", "t", CancelRequested(grace_s=5.0))
+    due_ms = NOW_MS + 5_000 + TIMEOUT_SLACK_MS
+    assert scene.decides(now_ms=due_ms - 1) == []
+    error = "The host did not end it at its timeout."
+    assert scene.decides(now_ms=due_ms) == [expire("t", 3, "timed_out", error, cause=4)]
+
+
+def test_the_deadlines_of_attempts_that_have_ended_do_not_pile_up() -> None:
+    scene = Scene().host().agent()
+    for number in range(500):
+        scene.task(f"t{number}").has("task", f"t{number}", assigned())
+        fence = scene.history.head
+        scene.has("task", f"t{number}", TaskCompleted(fence=fence, agent_id="a", started_ms=NOW_MS, result={}))
+    assert scene.decides() == []
+    assert len(scene.fleet.timeouts) < 100
+
+
+def test_a_line_that_nobody_can_serve_is_put_aside_until_an_agent_comes() -> None:
+    scene = Scene().host().task("t0").task("t1")
+    assert (scene.decides(), dict(scene.fleet.queues)) == ([], {})
+    scene.agent(slots=2)
+    assert names(scene.decides()) == [("t0", "a"), ("t1", "a")]
 
 
 # Back-off

@@ -141,7 +141,7 @@ def test_a_waiting_task_is_cancelled_at_once(program: RunningProgram) -> None:
     assert answer.keys() >= {"message", "task_id", "previous_status"}
     assert (answer["task_id"], answer["previous_status"], answer["status"]) == (task_id, "queued", "cancelled")
     assert response.headers["hivebus-position"] == str(answer["position"])
-    assert program.task(task_id)["status"] == "cancelled"
+    assert program.get(f"/api/tasks/{task_id}?min_position={answer['position']}")["status"] == "cancelled"
 
 
 def test_a_running_task_is_stopped(program: RunningProgram) -> None:
