@@ -1,0 +1,79 @@
+"""The examples in docs/examples do what the documents say, against the real program."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.entrypoints.program import RunningProgram, until
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProgram]:
+    with RunningProgram(tmp_path_factory.mktemp("hive") / "data") as running:
+        yield running
+
+
+def environment(program: RunningProgram, **more: str) -> dict[str, str]:
+    return os.environ | {"HIVEBUS_URL": program.url, "HIVEBUS_KEY": program.key} | more
+
+
+def submit(program: RunningProgram, *argv: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", str(EXAMPLES / "submit.py"), *argv]
+    return subprocess.run(
+        command, env=environment(program, **more), capture_output=True, text=True, timeout=50, check=False
+    )
+
+
+def test_submit_waits_for_the_end_and_prints_what_the_program_said(program: RunningProgram) -> None:
+    done = submit(program, "echo", "good day")
+    assert (done.returncode, done.stderr) == (0, "")
+    said, output = done.stdout.splitlines()
+    assert output == "good day"
+    assert json.loads(said) | {"id": ""} == {"id": "", "status": "completed", "exit_code": 0, "error": None}
+
+
+def test_submit_tells_a_failure_a_refusal_and_a_wrong_key_apart(program: RunningProgram) -> None:
+    failed = submit(program, "/no/such/program")
+    assert (failed.returncode, json.loads(failed.stdout)["status"]) == (1, "failed")
+    refused = submit(program, "deploy", "--token=abcdefgh")
+    assert (refused.returncode, refused.stderr.partition(":")[0]) == (2, "literal_secret")
+    unknown = submit(program, "true", HIVEBUS_KEY="hive_0_wrong")
+    assert (unknown.returncode, unknown.stderr.partition(":")[0]) == (2, "unauthenticated")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the example is a loop around curl")
+def test_the_event_loop_prints_each_event_once_through_a_restart(program: RunningProgram, tmp_path: Path) -> None:
+    printed = tmp_path / "events"
+    ports = {f"HIVEBUS_{name.upper()}_PORT": url.rpartition(":")[2] for name, url in program.urls.items()}
+    first = program.submit("true", type="first")
+
+    def types() -> list[str]:
+        events = [json.loads(line) for line in printed.read_text().splitlines()]
+        return [event["data"]["type"] for event in events]
+
+    loop = ["sh", str(EXAMPLES / "events.sh"), str(first["position"] - 1), "&type=task.submitted"]
+    with printed.open("wb") as output:
+        running = subprocess.Popen(
+            loop, env=environment(program), stdout=output, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            until(lambda: types() == ["first"], what="the first event")
+            program.kill()
+            program.settings |= ports
+            program.start()
+            program.submit("true", type="second")
+            until(lambda: types() == ["first", "second"], what="the event after the restart")
+        finally:
+            os.killpg(running.pid, signal.SIGTERM)
+            running.wait(30)
