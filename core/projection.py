@@ -12,12 +12,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from core import agent, task
+from core import agent
 from core.kernel import codec
 from core.kernel.commit import Commit, Event
+from core.task import events
 
 FOREVER = (1 << 63) - 1
-EVENT_MODULES = (task, agent, codec)
+EVENT_MODULES = (events, agent, codec)
 
 Row = dict[str, Any]
 

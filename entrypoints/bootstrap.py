@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import inspect
 import logging
+import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -17,7 +18,7 @@ from msgspec import Struct
 from sanic import Sanic
 
 import core.scheduling.fleet
-import core.task
+import core.task.events
 from adapters.blobs.files import FileBlobs
 from adapters.clock import SystemClock
 from adapters.executors.command import CommandExecutor
@@ -102,7 +103,8 @@ class Program(Struct, frozen=True, kw_only=True):
 
     async def spawn_first_agents(self, settings: Settings) -> None:
         """On a fresh log: one agent of each built-in type. Whoever retires one keeps it retired."""
-        for kind, slots in (("shell", settings.shell_slots), ("python", settings.python_slots)):
+        shell_slots = settings.shell_slots or max(2, os.cpu_count() or 2)
+        for kind, slots in (("shell", shell_slots), ("python", settings.python_slots)):
             command_id = from_key(SYSTEM, f"first agent {kind}")
             if not await self.bus.position_of("agent", str(derive(command_id, "agent"))):
                 command = SpawnAgent(type=kind, name=kind, slots=slots)
@@ -286,5 +288,5 @@ def _kept(path: Path, make: Callable[[], str]) -> str:
 
 def _fold_version() -> str:
     """Changes with the code that folds the fleet: an image of another version is not read."""
-    source = "".join(inspect.getsource(module) for module in (core.scheduling.fleet, core.task))
+    source = "".join(inspect.getsource(module) for module in (core.scheduling.fleet, core.task.events))
     return hashlib.sha256(source.encode()).hexdigest()[:16]

@@ -38,6 +38,7 @@ BROKER_CALM_S = 60.0
 BROKER_STOP_S = 3.0
 READY_S_MAX = 60.0
 DRAIN_MARGIN_S = 1.0
+RECORD_S = 1.0
 END_S = 0.5
 VIEWS_STEP_S = 2.0
 
@@ -168,7 +169,7 @@ class _Life:
     async def _drain(self, program: Program, lives: asyncio.Task[None]) -> None:
         """Readiness red, listeners closed, requests and attempts finished, all within the grace."""
         program.vitals.draining = True
-        logger.info("Stopping: requests and attempts get %.0f s.", self._settings.grace_s)
+        logger.info("Stopping within %.0f s: requests are answered, attempts interrupted.", self._settings.grace_s)
         connection_file(self._settings.data_dir).unlink(missing_ok=True)
         # What is about to stop must not be given what it gives back.
         program.scheduler.resign()
@@ -180,7 +181,10 @@ class _Life:
                 await program.host.drain(grace_s / 2)
         except TimeoutError:
             logger.warning("Attempts did not end within the grace; the next start queues their tasks again.")
-        logger.info("Stopped; %d connections had to be cut.", sum(await drained))
+        cut = sum(await drained)
+        # What was accepted to the last moment shall be in the store too: whoever copies it now has everything.
+        await program.recorded.wait_for(program.scheduler.fleet.position, RECORD_S)
+        logger.info("Stopped; %d connections had to be cut.", cut)
 
     # --- the broker ---
 

@@ -43,13 +43,21 @@ class Settings(BaseSettings):
     allowed_hosts: str = Field("", description="Host names beside loopback's that may be called, separated by commas.")
     slots: int = Field(32, ge=1, le=4096, description="Attempts that this process's host runs at once.")
     shell_slots: int = Field(
-        max(2, os.cpu_count() or 2), ge=1, le=256, description="Slots of the agent `shell` that the first start spawns."
+        0,
+        ge=0,
+        le=256,
+        description="Slots of the agent `shell` that the first start spawns; 0: one for each processor, at least 2.",
     )
     python_slots: int = Field(8, ge=1, le=256, description="Slots of the agent `python` that the first start spawns.")
     lease_s: float = Field(20.0, ge=1, le=3600, description="A host silent for so long is lost.")
     self_stop_s: float = Field(15.0, ge=0.5, le=3600, description="A host unanswered for so long ends its attempts.")
     beat_s: float = Field(5.0, ge=0.1, le=600, description="Seconds between a host's beats.")
-    grace_s: float = Field(10.0, ge=0, le=600, description="Seconds that requests and attempts get at the end.")
+    grace_s: float = Field(
+        10.0,
+        ge=0,
+        le=600,
+        description="Seconds to end in: requests are answered, attempts interrupted.",
+    )
     cache_aggregates: int = Field(1000, ge=1, le=1_000_000, description="Aggregates that the command bus keeps.")
     cache_ttl_s: float = Field(300.0, ge=1, le=86_400, description="How long it keeps one that is not used.")
     live_tasks_max: int = Field(200_000, ge=1, description="Tasks that have not ended; beyond it a submit is 429.")

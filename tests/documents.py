@@ -49,7 +49,6 @@ CLI_WIDTH = 100
 NOTICE = "<!-- Written by `make docs` from the program. Change the program, not this page. -->"
 MACHINE_DEFAULTS = {
     "data_dir": "the user's data directory of this system",
-    "shell_slots": "the number of processors, at least 2",
 }
 EXIT_MEANINGS = {
     Exit.OK: "all good",

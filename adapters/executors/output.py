@@ -16,19 +16,20 @@ USED_MIN_CHARS = 4
 
 
 class Redactor:
-    """Replaces secret values by `[secret NAME]`.
+    """Replaces secret values by `[secret NAME]`, and private ones by `[private]`.
 
-    Of the secrets an attempt used, those of 4 characters and more; a shorter one would tear ordinary text apart.
+    Of those an attempt used, the ones of 4 characters and more; a shorter one would tear ordinary text apart.
     """
 
     def __init__(self, known: Mapping[str, str], used: Mapping[str, str]) -> None:
-        names = dict(known) | {value: name for value, name in used.items() if len(value) >= USED_MIN_CHARS}
+        names = {value: f"secret {name}" for value, name in known.items()}
+        names |= {value: label for value, label in used.items() if len(value) >= USED_MIN_CHARS}
         # A value may hold another: the longest goes first. Inside JSON a value stands escaped.
         forms = {
             form: name for value, name in names.items() for form in (value, msgspec.json.encode(value)[1:-1].decode())
         }
         self._pairs = [
-            (form.encode(errors="surrogateescape"), f"[secret {forms[form]}]".encode())
+            (form.encode(errors="surrogateescape"), f"[{forms[form]}]".encode())
             for form in sorted(forms, key=len, reverse=True)
         ]
 

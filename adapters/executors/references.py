@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from core.secrets import Secrets
 
 
 class Resolver:
-    """Resolves the references of one attempt. `used` maps the secrets it handed out, value to name, for redaction.
+    """Resolves the references of one attempt. `used` maps what must not come back in output, value to label.
 
     Raises Unprocessable `unresolvable_reference` for what this machine does not have.
     """
@@ -60,7 +61,10 @@ class Resolver:
         if reference.secret is not None:
             return self._secret(reference.secret)
         if reference.private is not None and reference.private.blob is not None:
-            return _private(await self._blob(reference.private.blob), reference.private.blob)
+            value = _private(await self._blob(reference.private.blob), reference.private.blob)
+            # A private value that came back in a result would lie in the log for ever, and erasing it would be a lie.
+            self.used.update(dict.fromkeys(_texts(value), "private"))
+            return value
         assert reference.blob is not None, "a Reference is one of three"
         data = await self._blob(reference.blob)
         try:
@@ -74,7 +78,7 @@ class Resolver:
             raise _unresolvable(
                 f"There is no secret {name} on this machine.", f"Store it as secrets/{name}, mode 0600."
             )
-        self.used[value] = name
+        self.used[value] = f"secret {name}"
         return value
 
     async def _blob(self, sha256: str) -> bytes:
@@ -98,3 +102,12 @@ def _unresolvable(sentence: str, remedy: str = "") -> Unprocessable:
 async def resolve(value: Any, secrets: Secrets, blobs: Blobs) -> Any:
     """The value with every reference replaced by what it refers to."""
     return await Resolver(secrets, blobs).value(value)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts inside a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)

@@ -58,7 +58,8 @@ class Sandbox:
                 stderr=asyncio.subprocess.PIPE,
             )
             try:
-                _, stderr = await asyncio.wait_for(process.communicate(), PROBE_S)
+                async with asyncio.timeout(PROBE_S):
+                    _, stderr = await process.communicate()
             except TimeoutError:
                 process.kill()
                 await process.wait()

@@ -212,7 +212,7 @@ class JetStreamLog:
             raise Unavailable(
                 f"The log no longer holds position {position}.",
                 code="log_hole",
-                remedy="Was it trimmed? Read it from the store, or compare both with `hivebus log diverge`.",
+                remedy="Read it from the store, which holds every commit.",
             )
 
 

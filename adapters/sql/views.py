@@ -131,9 +131,11 @@ class SqlViews:
         Commits that a view has folded already are passed over. An event that a view cannot fold parks its aggregate
         for that view from there on, visibly; it never stops the others. If this raises, nothing was written.
         """
+        parked_before = {name: dict(known) for name, known in self._parked.items()}
         try:
             states = await self._engines.thread.transact(self._write, commits, position)
         except BaseException:
+            self._parked = parked_before
             for writer in self._writers.values():
                 writer.forget()
             raise

@@ -100,5 +100,8 @@ class Codec:
             return UnknownEvent(type=name, schema=schema, data=data)
         fields: dict[str, Any] = msgspec.json.decode(data)
         for step in range(schema, latest.schema):
-            fields = self._upcasters[name, step](fields)
+            upcaster = self._upcasters.get((name, step))
+            if upcaster is None:
+                raise Undecodable(f"{name}/{schema}: nothing brings schema {step} to {step + 1}")
+            fields = upcaster(fields)
         return msgspec.convert(fields, latest.struct)

@@ -64,6 +64,8 @@ class RefusalLedger:
         now = self._clock.monotonic()
         closed = [(actor, window) for actor, window in self._windows.items() if now - window.started >= 1.0]
         for actor, window in closed:
+            # Out first: what is refused while this is written counts in a window of its own.
+            self._windows.pop(actor, None)
             if window.suppressed:
                 key = str(uuid7(self._clock.now_ms()))
                 event = RefusalsSuppressed(count=window.suppressed)
@@ -73,8 +75,7 @@ class RefusalLedger:
                     )
                 except HivebusError as error:
                     logger.warning("The count of refusals waits: %s", error.sentence)
-                    return
-            self._windows.pop(actor, None)
+                    self._windows.setdefault(actor, _Window(now)).suppressed += window.suppressed
 
     def _admit(self, actor: str) -> bool:
         now = self._clock.monotonic()

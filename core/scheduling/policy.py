@@ -39,7 +39,7 @@ def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[D
     # A task may stand in two lines, or twice in one: whatever is decided here is under way for the rest of the call.
     under_way = set(overlay.keys())
     sources = (
-        _agents(fleet, under_way),
+        _agents(fleet, overlay, under_way),
         _orphans(fleet, under_way),
         _timeouts(fleet, under_way, now_ms),
         _due(fleet, under_way, now_ms),
@@ -60,12 +60,12 @@ def next_due_ms(fleet: Fleet) -> int | None:
     return min(times, default=None)
 
 
-def _agents(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
+def _agents(fleet: Fleet, overlay: Overlay, under_way: set[str]) -> Iterator[Decision]:
     """Place agents that live nowhere, stop those whose session is gone, let drained ones go."""
     for agent_id in sorted(fleet.unsettled_agents - under_way):
         agent = fleet.agents[agent_id]
         if agent.status == "draining":
-            if not agent.running:
+            if not agent.running and not overlay.by_agent[agent_id]:
                 yield Decision(agent_id, RemoveAgent(agent_id=agent_id))
             continue
         home = min(

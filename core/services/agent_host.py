@@ -297,7 +297,10 @@ class AgentHost:
         pause_s = 0.05
         while not attempt.silent:
             try:
-                await self._control.execute(command, correlation_id=attempt.run.correlation_id, command_id=command_id)
+                run = attempt.run
+                await self._control.execute(
+                    command, correlation_id=run.correlation_id, cause=run.fence, command_id=command_id
+                )
                 return
             except (Refused, NotFound) as error:
                 logger.warning("Task %s: a late result was refused: %s", attempt.run.task_id, error.sentence)

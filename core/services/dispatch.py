@@ -28,6 +28,7 @@ WAIT_S_MAX = 25.0
 READ_YOUR_WRITE_S = 2.0
 BATCH_MAX = 1000
 BATCH_IN_FLIGHT = 100
+POSITION_DIGITS_MAX = 18
 
 
 class Principal(Struct, frozen=True):
@@ -241,7 +242,7 @@ class Dispatcher:
     async def _moment(self, at: str | None) -> tuple[int | None, int]:
         if at is None:
             return None, self._clock.now_ms()
-        if not at.isdigit():
+        if not (at.isascii() and at.isdigit() and len(at) <= POSITION_DIGITS_MAX):
             time_ms = parse_rfc3339(at)
             if time_ms >= self._clock.now_ms():
                 raise Unprocessable(
@@ -291,7 +292,7 @@ def answer_of(spec: CommandSpec, command: Struct, accepted: Accepted) -> dict[st
         f"{spec.noun}_id": accepted.aggregate_id,
         "position": accepted.position,
         "status": state.status,
-        "created_at": rfc3339(accepted.time_ms),
+        "created_at" if spec.creates else "time": rfc3339(accepted.time_ms),
         "correlation_id": accepted.correlation_id,
     }
     if accepted.repeated:

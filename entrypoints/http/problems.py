@@ -76,7 +76,7 @@ def problem(error: HivebusError) -> HTTPResponse:
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="hivebus"'
     body = error.as_problem()
-    body.setdefault("remedy", f"Look up the code {error.code} in docs/reference/rest.md.")
+    body.setdefault("remedy", f"Look up the code {error.code} in docs/reference/errors.md.")
     return HTTPResponse(orjson.dumps(body), error.status, headers, PROBLEM)
 
 

@@ -200,14 +200,15 @@ async def test_a_secret_that_is_not_there_fails_for_good(host: Host) -> None:
     assert outcome.error == "There is no secret OTHER on this machine."
 
 
-async def test_blobs_and_private_values_are_resolved(host: Host) -> None:
+async def test_blobs_and_private_values_are_resolved_and_private_ones_do_not_come_back(host: Host) -> None:
     data = b"\xff binary \x00 data"
     blob = {"blob": await host.blobs.put(data), "size": len(data)}
     salted = os.urandom(32) + b'"a private word"'
     private = {"private": {"blob": await host.blobs.put(salted), "size": len(salted)}}
-    outcome = await run(host, an_attempt("command", argv=["sh", "-c", 'wc -c; echo "$1"', "sh", private], stdin=blob))
+    script = 'wc -c; echo "${#1}"; echo "$1"'
+    outcome = await run(host, an_attempt("command", argv=["sh", "-c", script, "sh", private], stdin=blob))
     assert outcome.result is not None
-    assert outcome.result["stdout"].split(None, 1) == ["15", "a private word\n"]
+    assert outcome.result["stdout"].split() == ["15", str(len("a private word")), "[private]"]
 
 
 async def test_the_environment_holds_nothing_of_the_server(

@@ -66,7 +66,7 @@ def test_a_long_readme_is_refused(pages: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_pages_do_not_depend_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name: make() for name, make in documents.PAGES.items()}
     monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr(Settings.model_fields["shell_slots"], "default", 99)
+    monkeypatch.setattr(Settings.model_fields["data_dir"], "default_factory", lambda: "/elsewhere")
     assert {name: make() for name, make in documents.PAGES.items()} == before
 
 

@@ -157,7 +157,7 @@ async def test_a_command_is_answered_with_its_position_and_what_became_of_it(wor
         "task_id": task_id,
         "position": 2,
         "status": "cancelled",
-        "created_at": rfc3339(NOW_MS),
+        "time": rfc3339(NOW_MS),
         "correlation_id": "c",
         "message": "The task is cancelled.",
         "previous_status": "queued",

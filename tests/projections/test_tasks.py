@@ -21,6 +21,7 @@ from core.task import (
     TaskScheduled,
     TaskStarted,
 )
+from projections import task_queries as q
 from projections import tasks as t
 from projections.catalogue import VIEWS
 from tests.given import CORRELATION, NOW_MS, History, ask, assigned, projected, registered, row_of, spawned, submitted
@@ -246,18 +247,18 @@ def a_day() -> History:
 
 
 async def ids(views: Any, at: int | None = None, **filters: Any) -> list[str]:
-    answer = await ask(views, t.list_tasks, t.ListTasks(**filters), at)
+    answer = await ask(views, q.list_tasks, q.ListTasks(**filters), at)
     return [task["id"] for task in answer["tasks"]]
 
 
 async def test_tasks_are_listed_newest_first_page_by_page(tmp_path: Path) -> None:
     async with projected(tmp_path, VIEWS, a_day()) as views:
         assert await ids(views) == ["t4", "t3", "t2", "t1", "t0"]
-        page = await ask(views, t.list_tasks, t.ListTasks(limit=2, offset=1))
+        page = await ask(views, q.list_tasks, q.ListTasks(limit=2, offset=1))
         assert [task["id"] for task in page["tasks"]] == ["t3", "t2"]
         assert page["pagination"] == {"total": 5, "limit": 2, "offset": 1, "has_more": True}
         assert page["position"] == 13
-        last = await ask(views, t.list_tasks, t.ListTasks(limit=2, offset=4))
+        last = await ask(views, q.list_tasks, q.ListTasks(limit=2, offset=4))
         assert last["pagination"] == {"total": 5, "limit": 2, "offset": 4, "has_more": False}
 
 
@@ -293,7 +294,7 @@ async def test_a_list_as_of_a_position_is_what_it_was_then(tmp_path: Path) -> No
         assert await ids(views, at=5) == ["t2", "t1", "t0"]
         assert await ids(views, at=9, status="assigned") == ["t1", "t0"]
         assert await ids(views, at=10, status="assigned") == ["t1"]
-        then = await ask(views, t.list_tasks, t.ListTasks(status="completed"), 9)
+        then = await ask(views, q.list_tasks, q.ListTasks(status="completed"), 9)
         assert (then["tasks"], then["position"], then["pagination"]["total"]) == ([], 9, 0)
 
 
@@ -301,7 +302,7 @@ async def test_a_task_is_shown_with_all_that_is_known_about_it(tmp_path: Path) -
     history = a_day()
     made_ms, end_ms = NOW_MS + 1_000, NOW_MS + 5_500
     async with projected(tmp_path, VIEWS, history) as views:
-        shown = await ask(views, t.show_task, t.ShowTask(task_id="t0"))
+        shown = await ask(views, q.show_task, q.ShowTask(task_id="t0"))
     assert shown == {
         "id": "t0",
         "agent_id": "a",
@@ -329,7 +330,7 @@ async def test_a_task_is_shown_with_all_that_is_known_about_it(tmp_path: Path) -
         "completed_at": rfc3339(end_ms),
         "not_before": None,
         "estimated_completion": None,
-        "unknown": {"estimated_completion": t.UNKNOWN_ESTIMATE},
+        "unknown": {"estimated_completion": q.UNKNOWN_ESTIMATE},
         "parameters": {"argv": ["true"]},
         "result": {"exit_code": 0},
         "attempts": [attempt(1, end_ms, "completed", None, end_ms - 100)],
@@ -355,13 +356,13 @@ async def test_a_task_is_shown_with_all_that_is_known_about_it(tmp_path: Path) -
 
 async def test_a_task_as_of_a_position_knows_nothing_of_its_future(tmp_path: Path) -> None:
     async with projected(tmp_path, VIEWS, a_day()) as views:
-        shown = await ask(views, t.show_task, t.ShowTask(task_id="t0"), 8)
+        shown = await ask(views, q.show_task, q.ShowTask(task_id="t0"), 8)
         assert (shown["status"], shown["result"], shown["attempts"], shown["position"]) == ("assigned", None, [], 8)
         assert [event["type"] for event in shown["history"]] == ["task.submitted", "task.queued", "task.assigned"]
         with pytest.raises(NotFound):
-            await ask(views, t.show_task, t.ShowTask(task_id="t0"), 2)
+            await ask(views, q.show_task, q.ShowTask(task_id="t0"), 2)
         with pytest.raises(NotFound) as caught:
-            await ask(views, t.show_task, t.ShowTask(task_id="nobody"))
+            await ask(views, q.show_task, q.ShowTask(task_id="nobody"))
         assert caught.value.code == "unknown_task"
 
 
@@ -370,15 +371,15 @@ async def test_a_waiting_task_that_nobody_can_do_says_why_and_only_while_it_is_s
     history.commit("task", "t", submitted(), TaskQueued())
     history.commit("agent", "a", spawned())
     async with projected(tmp_path, VIEWS, history) as views:
-        before = await ask(views, t.show_task, t.ShowTask(task_id="t"), 1)
-        after = await ask(views, t.show_task, t.ShowTask(task_id="t"), 2)
+        before = await ask(views, q.show_task, q.ShowTask(task_id="t"), 1)
+        after = await ask(views, q.show_task, q.ShowTask(task_id="t"), 2)
     assert (before["unassignable"], after["unassignable"]) == ("there is no agent of type shell", None)
 
 
 async def test_assignments_tell_who_works_on_what(tmp_path: Path) -> None:
     async with projected(tmp_path, VIEWS, a_day()) as views:
-        now = await ask(views, t.list_assignments, t.ListAssignments())
-        then = await ask(views, t.list_assignments, t.ListAssignments(), 9)
+        now = await ask(views, q.list_assignments, q.ListAssignments())
+        then = await ask(views, q.list_assignments, q.ListAssignments(), 9)
     assert [(item["task_id"], item["agent_id"], item["since"]) for item in now["assignments"]] == [
         ("t1", "a", rfc3339(NOW_MS + 5_000))
     ]

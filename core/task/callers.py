@@ -1,0 +1,155 @@
+"""What callers ask of tasks: submit and cancel."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from core.catalogue import AGENT_TYPES
+from core.execution import parameters_of
+from core.kernel.errors import Refused, Unprocessable
+from core.kernel.registry import Context, Route
+from core.task.events import (
+    CancelRequested,
+    Retry,
+    TaskCancelled,
+    TaskEvent,
+    TaskQueued,
+    TaskSubmitted,
+    task,
+)
+from core.task.state import FINAL, Task
+
+PRIORITIES = {"critical": 9, "high": 7, "normal": 5, "low": 3, "background": 1}
+CANCEL_GRACE_S = 5.0
+
+Id = Annotated[str, Meta(min_length=1, max_length=64)]
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*\Z", max_length=100)]
+
+
+class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Submit a task: a piece of work for an agent.
+
+    `type` is the kind that statistics and routing go by, `parameters` is what the executor gets. Without `executor`
+    the agent type's is taken. The answer comes when the command is on the log; the work runs afterwards.
+    """
+
+    type: Word
+    parameters: dict[str, Any]
+    executor: Word | None = None
+    requires: Annotated[list[Word], Meta(max_length=32)] = []
+    agent_type: Word | None = None
+    agent_id: Id | None = None
+    priority: Literal["critical", "high", "normal", "low", "background"] | Annotated[int, Meta(ge=0, le=9)] = "normal"
+    timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
+    retry: Retry = Retry()
+    project: Word = "default"
+    name: Annotated[str, Meta(max_length=200)] | None = None
+    labels: Annotated[
+        dict[Annotated[str, Meta(max_length=100)], Annotated[str, Meta(max_length=500)]], Meta(max_length=32)
+    ] = {}
+    depends_on: list[Any] = []
+    on_dependency_failure: str | None = None
+    fairness_key: str | None = None
+    concurrency_key: str | None = None
+    rate_key: str | None = None
+    not_before: str | None = None
+    deadline: str | None = None
+    queue_timeout_s: float | None = None
+    total_timeout_s: float | None = None
+    silence_timeout_s: float | None = None
+    max_tokens: int | None = None
+    max_cost: float | None = None
+
+
+NOT_AVAILABLE = (
+    "depends_on",
+    "on_dependency_failure",
+    "fairness_key",
+    "concurrency_key",
+    "rate_key",
+    "not_before",
+    "deadline",
+    "queue_timeout_s",
+    "total_timeout_s",
+    "silence_timeout_s",
+    "max_tokens",
+    "max_cost",
+)
+
+
+@task.decides("task.submit", route=Route("POST", "/api/tasks", 202), creates=True)
+def submit(command: SubmitTask, state: Task | None, context: Context) -> list[TaskEvent]:
+    """A valid task is accepted and queued."""
+    for field in NOT_AVAILABLE:
+        if getattr(command, field) not in (None, "", []):
+            raise Unprocessable(
+                f"{field} is not available in this version.",
+                code="not_available",
+                pointer=f"/{field}",
+                remedy=f"Leave {field} out or null.",
+            )
+    executor = _executor_of(command)
+    parameters_of(executor, command.parameters)
+    priority = command.priority
+    submitted = TaskSubmitted(
+        type=command.type,
+        executor=executor,
+        parameters=command.parameters,
+        requires=sorted(set(command.requires)),
+        priority=PRIORITIES[priority] if isinstance(priority, str) else priority,
+        timeout_s=command.timeout_s,
+        retry=command.retry,
+        project=command.project,
+        agent_type=command.agent_type,
+        agent_id=command.agent_id,
+        name=command.name,
+        labels=command.labels or None,
+    )
+    return [submitted, TaskQueued()]
+
+
+def _executor_of(command: SubmitTask) -> str:
+    if command.executor is not None:
+        return command.executor
+    known = AGENT_TYPES.get(command.agent_type or "")
+    if known is not None:
+        return known.executor
+    raise Unprocessable(
+        "The task names neither an executor nor an agent type that has one.",
+        code="executor_required",
+        pointer="/executor",
+        remedy=f'Add "executor": "command" (or python), or an agent_type: {", ".join(sorted(AGENT_TYPES))}.',
+    )
+
+
+class CancelTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Cancel a task. A waiting one ends at once; a running one is asked to stop and killed after the grace (5 s)."""
+
+    task_id: Id
+    reason: Annotated[str, Meta(max_length=500)] | None = None
+
+
+def _cancel_answer(command: CancelTask, accepted: Any) -> dict[str, Any]:
+    ended = accepted.state.status == "cancelled"
+    return {
+        "message": "The task is cancelled." if ended else "The running attempt is being stopped.",
+        "previous_status": accepted.before.status if accepted.before else None,
+        "status": accepted.state.status,
+    } | ({} if accepted.before else {"unknown": {"previous_status": "this is the answer to a repeat"}})
+
+
+@task.decides("task.cancel", route=Route("DELETE", "/api/tasks/{task_id}", 202), answer=_cancel_answer)
+def cancel(command: CancelTask, state: Task, context: Context) -> list[TaskEvent]:
+    """Whatever has not ended can be cancelled; twice is once."""
+    if state.status == "cancelled" or state.cancelling:
+        return []
+    if state.status in FINAL:
+        raise Refused(
+            f"The task has ended already: it is {state.status}.",
+            remedy="Only a task that has not ended can be cancelled.",
+        )
+    if state.held:
+        return [CancelRequested(grace_s=CANCEL_GRACE_S, reason=command.reason)]
+    return [TaskCancelled(reason=command.reason)]

@@ -1,0 +1,72 @@
+"""What the scheduler does with tasks: assign, queue, expire."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from core.kernel.errors import Refused
+from core.kernel.registry import Context, Scope
+from core.task.events import AttemptEnded, TaskAssigned, TaskEvent, TaskQueued, task
+from core.task.rules import after, hold_fence
+from core.task.state import Task
+
+
+class AssignTask(Struct, frozen=True, kw_only=True):
+    """Give a queued task to an agent. `term` is the position of the scheduler's election."""
+
+    task_id: str
+    agent_id: str
+    host_id: str
+    session: str
+    term: int
+
+
+@task.decides("task.assign", scope=Scope.INTERNAL)
+def assign(command: AssignTask, state: Task, context: Context) -> list[TaskEvent]:
+    """Only a queued task, and never by an older term."""
+    if state.status != "queued":
+        raise Refused(f"The task is {state.status}, not queued.", code="not_queued")
+    if command.term < state.term:
+        raise Refused(f"Term {command.term} ended when term {state.term} began.", code="stale_term")
+    return [
+        TaskAssigned(
+            agent_id=command.agent_id,
+            host_id=command.host_id,
+            session=command.session,
+            term=command.term,
+            attempt=state.attempt + 1,
+        )
+    ]
+
+
+class QueueTask(Struct, frozen=True, kw_only=True):
+    """The back-off of a scheduled task is over."""
+
+    task_id: str
+
+
+@task.decides("task.queue", scope=Scope.INTERNAL)
+def queue(command: QueueTask, state: Task, context: Context) -> list[TaskEvent]:
+    """Only what is scheduled becomes queued."""
+    return [TaskQueued()] if state.status == "scheduled" else []
+
+
+class ExpireTask(Struct, frozen=True, kw_only=True):
+    """End an attempt whose host, session or lease is gone."""
+
+    task_id: str
+    fence: int
+    outcome: Literal["crashed", "lease_expired", "timed_out", "voided"]
+    error: str
+
+
+@task.decides("task.expire", scope=Scope.INTERNAL)
+def expire(command: ExpireTask, state: Task, context: Context) -> list[TaskEvent]:
+    """The attempt counts as lost; the task goes back to the queue at once, until it has lost too many."""
+    hold_fence(state, command.fence)
+    ended = AttemptEnded(
+        fence=command.fence, agent_id=state.agent_id or "", outcome=command.outcome, error=command.error
+    )
+    return [ended, *after(state, ended, context, retryable=True, retry_after_ms=None)]
