@@ -55,7 +55,7 @@ from entrypoints.http.door import Door, load_key
 from entrypoints.http.events import add_events
 from entrypoints.http.listener import make_app
 from entrypoints.http.pages import add_pages
-from entrypoints.http.rest import add_routes
+from entrypoints.http.rest import add_queries, add_routes
 from entrypoints.http.system import System, Vitals
 from entrypoints.paths import admin_key_file, write_private
 from entrypoints.settings import Settings
@@ -121,6 +121,14 @@ class Program(Struct, frozen=True, kw_only=True):
         app = make_app("hivebus-ui", first=False)
         self._add_api(app)
         add_pages(app)
+        return app
+
+    def tools_app(self) -> Sanic[Any, Any]:
+        """For tools that look and never touch: every query, as of any position, and the events to replay."""
+        app = make_app("hivebus-tools", first=False)
+        add_queries(app, self.registry, self.dispatcher, self.door)
+        add_events(app, self.store, self.codec, self.recorded, self.door)
+        self.system.add_health(app)
         return app
 
     def metrics_app(self) -> Sanic[Any, Any]:

@@ -118,7 +118,7 @@ class _Life:
             raise
         bootstrap = await imported
         sockets = []
-        for name in ("api_port", "ui_port", "metrics_port"):
+        for name in ("api_port", "ui_port", "tools_port", "metrics_port"):
             sock = _bind(chosen.bind, getattr(chosen, name), f"HIVEBUS_{name.upper()}")
             stack.callback(sock.close)
             sockets.append(sock)
@@ -127,7 +127,7 @@ class _Life:
     async def _live(self, program: Program, sockets: list[socket.socket]) -> None:
         from entrypoints.http.listener import Listener  # noqa: PLC0415 - imported by bootstrap already
 
-        apps = (program.api_app(), program.ui_app(), program.metrics_app())
+        apps = (program.api_app(), program.ui_app(), program.tools_app(), program.metrics_app())
         self._listeners = [Listener(app, sock) for app, sock in zip(apps, sockets, strict=True)]
         async with asyncio.TaskGroup() as group:
             services = [group.create_task(service) for service in program.services()]
@@ -212,9 +212,11 @@ class _Life:
 
     def _announce(self, program: Program) -> None:
         """connection.json for the command line, and the first lines that a user sees."""
-        api, ui, metrics = (f"http://{_shown(self._settings.bind)}:{listener.port}" for listener in self._listeners)
+        api, ui, tools, metrics = (
+            f"http://{_shown(self._settings.bind)}:{listener.port}" for listener in self._listeners
+        )
         path = connection_file(self._settings.data_dir)
-        content = {"url": api, "ui_url": ui, "metrics_url": metrics, "pid": os.getpid()}
+        content = {"url": api, "ui_url": ui, "tools_url": tools, "metrics_url": metrics, "pid": os.getpid()}
         write_private(path, orjson.dumps(content).decode())
         warning = (
             "  profile    fast: a power cut may lose the last second\n" if self._settings.profile == "fast" else ""
@@ -223,6 +225,7 @@ class _Life:
             f"Hivebus is ready after {time.monotonic() - self._started:.2f} s.\n"
             f"  page       {ui}/?ticket={program.door.ticket()}  (this link works once)\n"
             f"  API        {api}\n"
+            f"  tools      {tools}  (every query and the events, read only)\n"
             f"  metrics    {metrics}/metrics\n"
             f"  data       {self._settings.data_dir}\n"
             f"{warning}"

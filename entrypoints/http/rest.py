@@ -40,6 +40,11 @@ def add_routes(app: Sanic[Any, Any], registry: Registry, dispatcher: Dispatcher,
             app.add_route(
                 handler, _sanic_path(spec.route.path), methods=[spec.route.method], name=_name(spec.name), unquote=True
             )
+    add_queries(app, registry, dispatcher, door)
+
+
+def add_queries(app: Sanic[Any, Any], registry: Registry, dispatcher: Dispatcher, door: Door) -> None:
+    """Put every query where it says that it answers: what only reads."""
     for query in registry.queries.values():
         handler = query_handler(query, dispatcher, door)
         app.add_route(handler, _sanic_path(query.route.path), methods=READ, name=_name(query.name), unquote=True)

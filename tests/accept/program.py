@@ -122,7 +122,7 @@ class Program:
 
     def environment(self) -> dict[str, str]:
         """The environment of the program, and of command lines that shall find it."""
-        ports = {f"HIVEBUS_{name}_PORT": "0" for name in ("API", "UI", "METRICS")}
+        ports = {f"HIVEBUS_{name}_PORT": "0" for name in ("API", "UI", "TOOLS", "METRICS")}
         return os.environ | ports | {"HIVEBUS_DATA_DIR": str(self.root), **self._settings}
 
     def start(self) -> float:
@@ -188,7 +188,7 @@ class Program:
             return False
 
     def _keep_ports(self) -> None:
-        urls = {"API": "url", "UI": "ui_url", "METRICS": "metrics_url"}
+        urls = {"API": "url", "UI": "ui_url", "TOOLS": "tools_url", "METRICS": "metrics_url"}
         for name, field in urls.items():
             self._settings[f"HIVEBUS_{name}_PORT"] = str(urlsplit(self.connection[field]).port)
 

@@ -39,6 +39,7 @@ def start_program(root: Path, profile: str) -> subprocess.Popen[str]:
         "HIVEBUS_DATA_DIR": str(root),
         "HIVEBUS_API_PORT": "0",
         "HIVEBUS_UI_PORT": "0",
+        "HIVEBUS_TOOLS_PORT": "0",
         "HIVEBUS_METRICS_PORT": "0",
         "HIVEBUS_PROFILE": profile,
         "HIVEBUS_LOG_LEVEL": "error",

@@ -18,7 +18,7 @@ import psutil
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-c", "import sys; from entrypoints.lifecycle import serve; sys.exit(serve())")
-FREE_PORTS = {"HIVEBUS_API_PORT": "0", "HIVEBUS_UI_PORT": "0", "HIVEBUS_METRICS_PORT": "0"}
+FREE_PORTS = {f"HIVEBUS_{name}_PORT": "0" for name in ("API", "UI", "TOOLS", "METRICS")}
 
 START_S = 30.0
 STOP_S = 30.0
@@ -190,9 +190,10 @@ class RunningProgram:
 
     @property
     def urls(self) -> dict[str, str]:
-        """Each listener's address: api, ui, metrics."""
+        """Each listener's address: api, ui, tools, metrics."""
         content = self.connection
-        return {"api": content["url"], "ui": content["ui_url"], "metrics": content["metrics_url"]}
+        fields = {"api": "url", "ui": "ui_url", "tools": "tools_url", "metrics": "metrics_url"}
+        return {name: content[field] for name, field in fields.items()}
 
     @property
     def key(self) -> str:

@@ -594,3 +594,13 @@ def test_a_trailing_slash_and_an_encoded_id_name_the_same_thing(program: Running
     assert program.get(f"/api/tasks/{task_id.replace('-', '%2D')}")["id"] == task_id
     assert program.get(f"/api/tasks/{task_id}/")["id"] == task_id
     assert program.request("DELETE", f"/api/tasks/{task_id.replace('-', '%2d')}").status_code == 202
+
+
+def test_the_tools_listener_answers_every_query_and_changes_nothing(program: RunningProgram) -> None:
+    tools = program.urls["tools"]
+    headers = {"Authorization": f"Bearer {program.key}"}
+    for path in ("/api/tasks", "/api/agents", "/api/queue?at=1", "/api/events?after=0", "/health/ready"):
+        assert program.client.get(tools + path, headers=headers).status_code == 200, path
+    answer = program.client.post(f"{tools}/api/tasks", headers=headers, json={"type": "x", "parameters": {}})
+    assert problem(answer, 405, "method_not_allowed")
+    assert problem(program.client.get(f"{tools}/api/tasks"), 401, "unauthenticated")

@@ -22,7 +22,8 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
     settings = load()
-    assert (settings.ui_port, settings.api_port, settings.metrics_port) == (3000, 3001, 9000)
+    ports = (settings.ui_port, settings.api_port, settings.tools_port, settings.metrics_port)
+    assert ports == (3000, 3001, 8080, 9000)
     assert (settings.bind, settings.profile, settings.data_dir) == ("127.0.0.1", "durable", tmp_path)
 
 

@@ -22,12 +22,13 @@ ROOT = Path(__file__).parents[2]
 class Running:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.ui_port, api_port, metrics_port = free_ports(3)
+        self.ui_port, api_port, tools_port, metrics_port = free_ports(4)
         self.origin = f"http://127.0.0.1:{self.ui_port}"
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("HIVEBUS_")} | {
             "HIVEBUS_DATA_DIR": str(directory / "data"),
             "HIVEBUS_UI_PORT": str(self.ui_port),
             "HIVEBUS_API_PORT": str(api_port),
+            "HIVEBUS_TOOLS_PORT": str(tools_port),
             "HIVEBUS_METRICS_PORT": str(metrics_port),
         }
         self._process: subprocess.Popen[bytes] | None = None
