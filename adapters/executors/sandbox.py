@@ -22,6 +22,9 @@ PROBE_S = 5.0
 _SOCKETS = ("/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock")
 
 
+_TMP = "/tmp"  # noqa: S108 - the sandbox's own, empty and gone with it
+
+
 class Wrapped(Struct, frozen=True):
     """A program inside the sandbox: what to start instead, with which environment, and the descriptors it reads."""
 
@@ -76,7 +79,8 @@ class Sandbox:
         All options go through a descriptor: on the command line every user could read the secrets of `env`, and in
         bubblewrap's own environment an LD_PRELOAD of the task would run outside the sandbox.
         """
-        options = [*self._namespaces(network), *self._mounts(str(workspace)), "--chdir", str(workspace), "--clearenv"]
+        mounts = self._mounts(str(workspace), _named_in_tmp(argv))
+        options = [*self._namespaces(network), *mounts, "--chdir", str(workspace), "--clearenv"]
         for name, value in env.items():
             options += ["--setenv", name, value]
         fd = sealed(b"".join(os.fsencode(option) + b"\0" for option in options))
@@ -92,9 +96,25 @@ class Sandbox:
         options += ["--cap-drop", "ALL"]
         return options if network else [*options, "--unshare-net"]
 
-    def _mounts(self, workspace: str) -> list[str]:
-        options = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108 - its own
+    def _mounts(self, workspace: str, readable: set[str]) -> list[str]:
+        options = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", _TMP]
+        for entry in sorted(readable):
+            options += ["--ro-bind", entry, entry]
         for socket in _SOCKETS:
             if os.path.exists(socket):
                 options += ["--ro-bind", "/dev/null", socket]
         return [*options, "--tmpfs", self._data_dir, "--bind", workspace, workspace]
+
+
+def _named_in_tmp(argv: list[str]) -> set[str]:
+    """The entries of the machine's /tmp that the program's words lead into: what is named stays readable.
+
+    So a program or a file under /tmp can be run and read as anywhere else, and the rest of /tmp stays out of sight.
+    """
+    entries = set()
+    for word in argv:
+        if word.startswith(_TMP + "/"):
+            entry = f"{_TMP}/{word.split('/')[2]}"
+            if entry != f"{_TMP}/" and os.path.exists(entry):
+                entries.add(entry)
+    return entries

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -133,3 +134,13 @@ async def test_death_by_a_signal_is_told_by_the_shells_convention(host: Host) ->
     outcome = await run(host, "kill -KILL $$")
     assert outcome.result is not None
     assert (outcome.result["exit_code"], outcome.result["signal"]) == (137, "SIGKILL")
+
+
+async def test_what_the_words_name_under_tmp_can_be_read_and_its_neighbours_cannot(host: Host) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as named, tempfile.TemporaryDirectory(dir="/tmp") as neighbour:
+        (Path(named) / "letter").write_text("hello\n")
+        (Path(neighbour) / "letter").write_text("not yours\n")
+        script = f'cat "$1"; touch "$1" 2>/dev/null && echo written; ls {neighbour} 2>/dev/null; true'
+        attempt = an_attempt("command", argv=["sh", "-c", script, "sh", f"{named}/letter"])
+        outcome = await CommandExecutor(host).run(attempt, CancelToken(5), silent)
+        assert stdout(outcome) == "hello\n"
