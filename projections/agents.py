@@ -201,7 +201,9 @@ class ShowAgent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 async def show_agent(query: ShowAgent, reader: Reader) -> dict[str, Any]:
     """Everything the views hold about it."""
-    rows = await reader.rows(select(agents).where(true_at(agents, reader.at), agents.c.id == query.agent_id))
+    rows = await reader.rows(
+        select(agents).where(true_at(agents, reader.at, selective=False), agents.c.id == query.agent_id)
+    )
     if not rows:
         raise NotFound(
             f"There is no agent {query.agent_id}.",

@@ -48,7 +48,8 @@ class ListTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 async def list_tasks(query: ListTasks, reader: Reader) -> dict[str, Any]:
     """One page and the number of all."""
-    where = [true_at(tasks, reader.at), *_filters(query)]
+    few = query.correlation_id is not None or query.agent_id is not None
+    where = [true_at(tasks, reader.at, selective=not few), *_filters(query)]
     page = (
         select(tasks, *_spec_columns())
         .join(specs, specs.c.id == tasks.c.id)
@@ -104,7 +105,7 @@ async def show_task(query: ShowTask, reader: Reader) -> dict[str, Any]:
     statement = (
         select(tasks, *_spec_columns(), specs.c.parameters, specs.c.retry)
         .join(specs, specs.c.id == tasks.c.id)
-        .where(true_at(tasks, reader.at), tasks.c.id == query.task_id)
+        .where(true_at(tasks, reader.at, selective=False), tasks.c.id == query.task_id)
     )
     rows = await reader.rows(statement)
     if not rows:

@@ -33,8 +33,12 @@ class Reader(Protocol):
         ...
 
 
-def true_at(table: Table, at: int | None) -> ColumnElement[bool]:
-    """The condition that picks the row versions that are true now, or were at a position."""
+def true_at(table: Table, at: int | None, *, selective: bool = True) -> ColumnElement[bool]:
+    """The condition that picks the row versions that are true now, or were at a position.
+
+    Not `selective` where another column picks few rows: to SQLite one equality is as good as another, and the index
+    that begins with valid_to would be walked through all current rows. An expression is no index's column.
+    """
     if at is None:
-        return table.c.valid_to == FOREVER
+        return table.c.valid_to == FOREVER if selective else table.c.valid_to + 0 == FOREVER
     return and_(table.c.valid_from <= at, table.c.valid_to > at)

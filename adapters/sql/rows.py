@@ -38,10 +38,11 @@ def add_checksum(checksum: bytes, change: int) -> bytes:
 class Versions:
     """The versions that a batch gives to one row, oldest first; None stands for its removal."""
 
-    __slots__ = ("first", "items")
+    __slots__ = ("first", "items", "since")
 
-    def __init__(self, first: Row | None) -> None:
+    def __init__(self, first: Row | None, since: int = 0) -> None:
         self.first = first
+        self.since = since
         self.items: list[tuple[int, Row | None]] = []
 
     @property
@@ -113,11 +114,11 @@ class RowWriter:
         self._view = view
         self._table = view.table
         self._shape = Shape(view.table)
-        self._kept: OrderedDict[str, Row] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[int, Row]] = OrderedDict()
         key = view.table.c[view.key]
         self._close = (
             update(view.table)
-            .where(key == bindparam("row_key"), view.table.c.valid_to == bindparam("open_end"))
+            .where(key == bindparam("row_key"), view.table.c.valid_from == bindparam("since"))
             .values(valid_to=bindparam("until"))
         )
 
@@ -131,7 +132,7 @@ class RowWriter:
         if not keys:
             return checksum
         current = self._current(connection, list(keys))
-        versions = {key: Versions(current.get(key)) for key in keys}
+        versions = {key: Versions(*current.get(key, (None, 0))) for key in keys}
         fold_batch(self._view, commits, versions)
         closings: list[tuple[Any, ...]] = []
         inserts: list[tuple[Any, ...]] = []
@@ -140,7 +141,7 @@ class RowWriter:
             if not row.items:
                 continue
             if row.first is not None:
-                closings.append((row.items[0][0], key, FOREVER))
+                closings.append((row.items[0][0], key, row.since))
                 change -= checksum_of(row.first)
             if row.last is not None:
                 change += checksum_of(row.last)
@@ -148,13 +149,14 @@ class RowWriter:
                 self._shape.tuple_of({**values, "valid_from": since, "valid_to": until})
                 for since, until, values in row.spans()
             )
-            self._keep(key, row.last)
-        update_rows(connection, self._close, ("until", "row_key", "open_end"), closings)
+            self._keep(key, row.items[-1][0], row.last)
+        update_rows(connection, self._close, ("until", "row_key", "since"), closings)
         insert_rows(connection, self._table, inserts)
         return add_checksum(checksum, change)
 
-    def _current(self, connection: Connection, keys: list[str]) -> dict[str, Row]:
-        found = {key: self._kept[key] for key in keys if key in self._kept}
+    def _current(self, connection: Connection, keys: list[str]) -> dict[str, tuple[Row, int]]:
+        """The row of each key that has one, and since when it is so."""
+        found = {key: self._kept[key][::-1] for key in keys if key in self._kept}
         missing = [key for key in keys if key not in found]
         if missing:
             table = self._table
@@ -164,17 +166,18 @@ class RowWriter:
                 chunk = [key for key in missing[start : start + 500] if key in known]
                 if not chunk:
                     continue
-                statement = select(table).where(table.c[self._view.key].in_(chunk), table.c.valid_to == FOREVER)
+                # Not `valid_to ==`: SQLite would walk all current rows by an index that begins with it.
+                statement = select(table).where(table.c[self._view.key].in_(chunk), table.c.valid_to + 0 == FOREVER)
                 for values in connection.execute(statement):
                     row = self._shape.row_of(values)
-                    found[row[self._view.key]] = row
+                    found[row[self._view.key]] = (row, values.valid_from)
         return found
 
-    def _keep(self, key: str, row: Row | None) -> None:
+    def _keep(self, key: str, since: int, row: Row | None) -> None:
         if row is None or not self._view.rows_kept:
             self._kept.pop(key, None)
             return
-        self._kept[key] = row
+        self._kept[key] = (since, row)
         self._kept.move_to_end(key)
         if len(self._kept) > self._view.rows_kept:
             self._kept.popitem(last=False)

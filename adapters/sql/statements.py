@@ -67,6 +67,12 @@ def look_up(connection: Connection, column: Column[Any], values: Collection[Any]
 
 @lru_cache(maxsize=256)
 def _insert_sql(dialect: Dialect, table: Table, size: int, on_conflict: Callable[[Any], Any]) -> str:
+    if size > 1 and dialect.paramstyle == "qmark":
+        # Core takes 60 ms to compile 256 rows of twenty columns; with nameless parameters the rows are one text.
+        one = _insert_sql(dialect, table, 1, on_conflict)
+        group = f"({', '.join('?' * len(table.columns))})"
+        assert one.count(group) == 1, one
+        return one.replace(group, ", ".join([group] * size))
     names = [[f"{column.name}_{index}" for column in table.columns] for index in range(size)]
     keys = [column.name for column in table.columns]
     rows: list[dict[str, Any]] = [dict(zip(keys, map(bindparam, row), strict=True)) for row in names]

@@ -219,7 +219,7 @@ async def _record(history: History, store: SqlStore, end: int) -> None:
 
 def run(options: Options) -> Figures:
     """Random histories; every answer as of every seen position equals the answer given then."""
-    histories, commands = options.count(20, 4), options.count(200, 80)
+    histories, commands = options.count(12, 4), options.count(180, 80)
 
     async def all_of_them() -> tuple[int, int]:
         positions = answers = 0
