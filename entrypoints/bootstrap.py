@@ -66,8 +66,8 @@ logger = logging.getLogger("hivebus")
 SYSTEM = "system:setup"
 
 # Of a busy process's time; what is left belongs to commands. Beyond the lag (in commits) nobody rests.
-RECORDER_SHARE = 0.2
-PROJECTOR_SHARE = 0.25
+RECORDER_SHARE = 0.06
+PROJECTOR_SHARE = 0.08
 LAG_MAX = 50_000
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from core.kernel.ports import Clock
 
-REST_S_MAX = 0.5
+REST_S_MAX = 1.0
 LOOK_S = 0.01
 
 

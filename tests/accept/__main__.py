@@ -92,7 +92,8 @@ def _page(shows: list[dict[str, Any]], results: dict[str, Any]) -> str:
             continue
         figures = ", ".join(f"{key} {_shown(value)}" for key, value in result["figures"].items() if key != "fast")
         fast = " (FAST)" if result["figures"].get("fast") else ""
-        holds = ("yes" if result["ok"] else "NO") + fast
+        short = result["figures"].get("falls_short")
+        holds = ("falls short" if short else "yes" if result["ok"] else "NO") + fast
         lines.append(f"| {where} | {holds} | {command} | {figures} | {result['commit']} | {result['date']} |")
     return "\n".join(lines) + "\n"
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.accept.program import Program
 from tests.accept.script import Figures, Options, expect, main, note
@@ -46,7 +47,12 @@ def run(options: Options) -> Figures:
     }
     for bench in ("append", "post"):
         figures[bench] = _bench(bench, options)
-    return figures
+    # Time is printed and never asserted: what falls short of its reach is said, and shown as such in the evidence.
+    benches = {name: figures[name] for name in ("append", "post")}
+    short = [f"{name} {b['ratio']} < {b['reach']}" for name, b in benches.items() if b["ratio"] < b["reach"]]
+    absolute = {"warm_start_s_median": 1.5, "idle_rss_mb": 150, f"rss_mb_after_{tasks}_tasks": 200}
+    short += [f"{name} {figures[name]} > {reach}" for name, reach in absolute.items() if figures[name] > reach]
+    return figures | {"falls_short": short}
 
 
 def _work(program: Program, tasks: int) -> None:
@@ -68,7 +74,7 @@ def _restart(program: Program) -> float:
     return program.start()
 
 
-def _bench(name: str, options: Options) -> object:
+def _bench(name: str, options: Options) -> Any:
     command = [sys.executable, "-m", f"tests.bench.bench_{name}", *(["--fast"] if options.fast else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=False)
     expect(done.returncode == 0, f"the bench {name} ended with {done.returncode}")
