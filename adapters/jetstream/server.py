@@ -162,7 +162,7 @@ class EmbeddedServer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=early,
                 stderr=early,
-                # The broker needs no secrets of ours. It collects its garbage early: a laptop notices 50 MB, not the time.
+                # The broker needs no secrets of ours, and collects its garbage early: a laptop notices memory first.
                 env={"PATH": os.defpath, "GOGC": "30"},
                 start_new_session=True,
                 preexec_fn=_dies_with(os.getpid()),  # one prepared system call, nothing that locks
