@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ EVENT_MODULES = (events, agent, codec)
 Row = dict[str, Any]
 
 
-class View:
+class View(ABC):
     """Base of both kinds. The version is a hash of fold and table: another one rebuilds the view."""
 
     name: ClassVar[str]
@@ -44,18 +45,21 @@ class RowView(View):
     # The newest rows that a writer keeps in memory, so that a batch need not read what the last one wrote.
     rows_kept: ClassVar[int] = 2_000
 
+    @abstractmethod
     def touched(self, commit: Commit, event: Event) -> Iterable[str]:
         """The keys of the rows that this event may change."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def fold(self, row: Row | None, commit: Commit, event: Event) -> Row | None:
         """The row after the event; None removes it. Never changes the row it is given."""
-        raise NotImplementedError
+        ...
 
 
 class JournalView(View):
     """A table that only grows: one row per event."""
 
+    @abstractmethod
     def rows(self, commit: Commit) -> Sequence[Row]:
         """The rows that a commit adds, each with its `position` and `index`."""
-        raise NotImplementedError
+        ...
