@@ -26,7 +26,7 @@ from core.kernel.codec import Codec
 from core.kernel.command_bus import Caller
 from core.kernel.commit import Commit, Entry, Event, Moment, commit_id_of, fingerprint_of, subject_of
 from core.kernel.errors import HivebusError, Refused
-from core.kernel.ids import derive
+from core.kernel.ids import derive, uuid7
 from core.kernel.outcomes import CommandUnchanged
 from core.kernel.ports import Clock, Store
 from core.kernel.registry import CommandSpec, Context
@@ -58,6 +58,11 @@ CORRELATION = "01a31c2b-c000-7000-8000-000000000000"
 
 REGISTRY = registry()
 CODEC = Codec(REGISTRY)
+
+
+def new_id() -> str:
+    """An id as a commit carries it."""
+    return str(uuid7())
 
 
 def command_id(number: int) -> UUID:
@@ -204,7 +209,7 @@ class History:
         subject = subject_of(noun, aggregate_id)
         version = self._versions[subject] = self._versions.get(subject, 0) + 1
         key = command_id(number)
-        commit_id = str(commit_id_of(key, subject))
+        commit_id = commit_id_of(key, subject)
         body = CODEC.encode(
             id=commit_id,
             command=command,
@@ -485,7 +490,7 @@ async def recorded(store: Store, history: History, clock: Clock) -> None:
     for entry in history.entries:
         newer = await log.read(entry.subject)
         expected = newer[-1].position if newer else 0
-        await log.append(entry.subject, UUID(entry.commit_id), entry.body, expected=expected)
+        await log.append(entry.subject, entry.commit_id, entry.body, expected=expected)
     gate = PositionGate()
     async with running(Recorder(log, store, CODEC, clock, on_recorded=gate.advance).run()):
         assert await gate.wait_for(history.head, DEADLINE_S)

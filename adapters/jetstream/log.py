@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import NoReturn
-from uuid import UUID
 
 from adapters.jetstream.api import (
     DIRECT_GET,
@@ -75,7 +74,7 @@ class JetStreamLog:
         """See EventLog."""
         return await self._pulse.healthy()
 
-    async def append(self, subject: str, commit_id: UUID, body: bytes, *, expected: int) -> int:
+    async def append(self, subject: str, commit_id: str, body: bytes, *, expected: int) -> int:
         """See EventLog. Also raises TooLarge."""
         if len(body) > COMMIT_MAX_BYTES:
             # The server would end the connection of everybody for one message over its own limit.
@@ -84,13 +83,12 @@ class JetStreamLog:
                 remedy="Store large values as blobs and refer to them by hash.",
             )
         deadline = self._loop.time() + self._append_deadline_s
-        own_id = str(commit_id)
-        ack = await self._publisher.publish(subject, own_id, body, expected)
+        ack = await self._publisher.publish(subject, commit_id, body, expected)
         if ack is None:
-            return await self._resolve(Entry(0, subject, own_id, body), expected, deadline)
+            return await self._resolve(Entry(0, subject, commit_id, body), expected, deadline)
         if ack.error is None:
             return ack.seq
-        return await self._refused(ack.error, Entry(0, subject, own_id, body), expected, deadline)
+        return await self._refused(ack.error, Entry(0, subject, commit_id, body), expected, deadline)
 
     async def _refused(self, error: ApiError, own: Entry, expected: int, deadline: float) -> int:
         """An append that surely stored nothing: say why, or send it again if it met a rival in flight."""

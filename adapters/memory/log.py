@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from uuid import UUID
 
 from core.kernel.commit import COMMIT_MAX_BYTES, Entry
 from core.kernel.errors import LogFull, TooLarge
@@ -23,7 +22,7 @@ class MemoryLog:
         self._by_subject: dict[str, list[Entry]] = {}
         self._followers: set[_Follower] = set()
 
-    async def append(self, subject: str, commit_id: UUID, body: bytes, *, expected: int) -> int:
+    async def append(self, subject: str, commit_id: str, body: bytes, *, expected: int) -> int:
         """See EventLog. Also raises TooLarge. Nothing here waits, so an append cannot be cancelled half-way."""
         if len(body) > COMMIT_MAX_BYTES:
             raise TooLarge(
@@ -36,7 +35,7 @@ class MemoryLog:
         if len(body) > self._bytes_left:
             raise LogFull("The log is full: it is held in memory.", remedy="Start with a log on disk.")
         self._bytes_left -= len(body)
-        entry = Entry(len(self._entries) + 1, subject, str(commit_id), body)
+        entry = Entry(len(self._entries) + 1, subject, commit_id, body)
         self._entries.append(entry)
         self._by_subject.setdefault(subject, mine).append(entry)
         for follower in self._followers:

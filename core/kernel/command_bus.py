@@ -17,7 +17,7 @@ from msgspec import Struct
 from core.kernel.codec import Codec
 from core.kernel.commit import Event, Moment, commit_id_of, fingerprint_of, subject_of
 from core.kernel.errors import HivebusError, KeyReused, NotFound, OutcomeUnknown, Refused, Unavailable
-from core.kernel.ids import derive, uuid7
+from core.kernel.ids import derived, uuid7
 from core.kernel.loaded import AggregateCache, First, Loaded
 from core.kernel.outcomes import CommandUnchanged
 from core.kernel.ports import Clock, CommandMemory, Conflict, EventLog
@@ -102,23 +102,21 @@ class CommandBus:
         self.executed += 1
         job = self._job(command, caller)
         try:
-            if not caller.keyed:
-                return await self._execute(job)
-            await self._claim_key(job)
-            try:
-                return await self._execute(job)
-            except OutcomeUnknown:
-                raise
-            except HivebusError:
-                # It left nothing, so the key may be tried again, with another body too.
-                self._keys.pop(job.key, None)
-                raise
-        except Refused as refusal:
-            if job.spec.scope is not Scope.INTERNAL:
-                await self.refusals.record(
-                    refusal, job.spec.name, job.aggregate_id, caller, job.context, job.fingerprint
-                )
+            if caller.keyed:
+                await self._claim_key(job)
+            if job.spec.creates:
+                return await self._decide(job, Loaded())
+            return await self._change(job)
+        except HivebusError as error:
+            await self._failed(job, error)
             raise
+
+    async def _failed(self, job: _Job, error: HivebusError) -> None:
+        if not isinstance(error, OutcomeUnknown) and self._keys.get(job.key) == job.fingerprint:
+            # It left nothing, so the key may be tried again, with another body too.
+            del self._keys[job.key]
+        if isinstance(error, Refused) and job.spec.scope is not Scope.INTERNAL:
+            await self.refusals.record(error, job.spec.name, job.aggregate_id, job.caller, job.context, job.fingerprint)
 
     async def load(self, noun: str, aggregate_id: str) -> Any:
         """The state of an aggregate as the log has it; NotFound where it has none."""
@@ -137,7 +135,7 @@ class CommandBus:
         spec = self._registry.command_of(command)
         now_ms = self._clock.now_ms()
         command_id = caller.command_id or uuid7(now_ms)
-        aggregate_id = str(derive(command_id, spec.noun)) if spec.creates else getattr(command, spec.target or "")
+        aggregate_id = derived(command_id, spec.noun) if spec.creates else getattr(command, spec.target or "")
         if not _ID(aggregate_id):
             raise unknown(spec.noun, aggregate_id)
         key = str(command_id)
@@ -152,9 +150,8 @@ class CommandBus:
             key,
         )
 
-    async def _execute(self, job: _Job) -> Accepted:
-        if job.spec.creates:
-            return await self._decide(job, Loaded())
+    async def _change(self, job: _Job) -> Accepted:
+        """Decide on an aggregate as the log has it."""
         loaded = self._cache.get(job.subject)
         async with loaded.lock:
             if not loaded.position:
@@ -165,23 +162,26 @@ class CommandBus:
             return repeat or await self._decide(job, loaded)
 
     async def _decide(self, job: _Job, loaded: Loaded) -> Accepted:
+        """Decide and append; on a conflict, fold what came between and decide again."""
         for _ in range(TRIES_MAX):
             events: Sequence[Event] = job.spec.decide(job.command, loaded.state, job.context)
             if not events:
                 if job.spec.scope is not Scope.CLIENT:
                     return self._accepted(job, loaded, loaded.state, ())
                 events = (CommandUnchanged(),)
+            commit_id, body = self._commit(job, loaded, events)
             try:
-                return await self._append(job, loaded, events)
+                position = await self._log.append(job.subject, commit_id, body, expected=loaded.position)
             except Conflict as conflict:
-                aggregate = self._registry.aggregates[job.spec.noun]
-                loaded.catch_up(aggregate, [self._codec.decode(entry) for entry in conflict.newer])
-                repeat = await self._repeat(job, loaded)
+                repeat = await self._catch_up(job, loaded, conflict)
                 if repeat is not None:
-                    self._cache.keep(job.subject, loaded)
                     return repeat
-                if job.spec.creates:
-                    raise key_reused(loaded.position) from None
+            except BaseException:
+                # Whether it was stored is not known here: the next command reads the log again.
+                self._cache.drop(job.subject)
+                raise
+            else:
+                return self._applied(job, loaded, events, position)
         self._cache.drop(job.subject)
         raise Unavailable(
             f"{job.spec.noun} {job.aggregate_id} changed {TRIES_MAX} times while this command was decided.",
@@ -190,11 +190,12 @@ class CommandBus:
             retry_after_s=1,
         )
 
-    async def _append(self, job: _Job, loaded: Loaded, events: Sequence[Event]) -> Accepted:
+    def _commit(self, job: _Job, loaded: Loaded, events: Sequence[Event]) -> tuple[str, bytes]:
+        """(id, body) of the commit that would follow."""
         context, caller = job.context, job.caller
         commit_id = commit_id_of(context.command_id, job.subject)
-        body = self._codec.encode(
-            id=str(commit_id),
+        return commit_id, self._codec.encode(
+            id=commit_id,
             command=job.spec.name,
             command_id=job.key,
             fingerprint=job.fingerprint,
@@ -206,15 +207,21 @@ class CommandBus:
             version=loaded.version + 1,
             events=events,
         )
-        try:
-            position = await self._log.append(job.subject, commit_id, body, expected=loaded.position)
-        except Conflict:
-            raise
-        except BaseException:
-            # Whether it was stored is not known here: the next command reads the log again.
-            self._cache.drop(job.subject)
-            raise
-        before = loaded.state
+
+    async def _catch_up(self, job: _Job, loaded: Loaded, conflict: Conflict) -> Accepted | None:
+        """Fold what came first. The answer if it was this very command; KeyReused if another one created this."""
+        aggregate = self._registry.aggregates[job.spec.noun]
+        loaded.catch_up(aggregate, [self._codec.decode(entry) for entry in conflict.newer])
+        repeat = await self._repeat(job, loaded)
+        if repeat is not None:
+            self._cache.keep(job.subject, loaded)
+        elif job.spec.creates:
+            raise key_reused(loaded.position) from None
+        return repeat
+
+    def _applied(self, job: _Job, loaded: Loaded, events: Sequence[Event], position: int) -> Accepted:
+        """Fold what is on the log now, and answer."""
+        context, before = job.context, loaded.state
         aggregate = self._registry.aggregates[job.spec.noun]
         loaded.apply(aggregate, events, Moment(position, context.now_ms, context.correlation_id))
         loaded.remember(job.key, First(job.fingerprint, position, context.now_ms, context.correlation_id))

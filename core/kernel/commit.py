@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from core.kernel.ids import derive
+from core.kernel.ids import derived
 
 SUBJECT_ROOT = "hive.log."
 COMMIT_MAX_BYTES = 256 * 1024
@@ -98,9 +98,9 @@ def cause_of(position: int) -> str | None:
     return f"@{position}" if position else None
 
 
-def commit_id_of(command_id: UUID, subject: str) -> UUID:
+def commit_id_of(command_id: UUID, subject: str) -> str:
     """The id that every attempt to commit this command there carries: finding it on the log means success."""
-    return derive(command_id, subject)
+    return derived(command_id, subject)
 
 
 def fingerprint_of(name: str, command: Any) -> str:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 _VERSION_8 = 0x8000 << 64
 _VARIANT = 0x8 << 60
+_VARIANT_DIGIT = {f"{digit:x}": f"{0x8 | digit & 0x3:x}" for digit in range(16)}
 _TIME_MASK = ((1 << 48) - 1) << 80
 _RANDOM_MASK = ((1 << 12) - 1) << 64 | ((1 << 62) - 1)
 
@@ -29,6 +30,13 @@ def derive(parent: UUID, label: str) -> UUID:
     digest = hashlib.sha256(parent.bytes + label.encode()).digest()
     rest = int.from_bytes(digest[:10], "big") & _RANDOM_MASK
     return UUID(int=parent.int & _TIME_MASK | _VERSION_8 | _VARIANT | rest)
+
+
+def derived(parent: UUID, label: str) -> str:
+    """`str(derive(parent, label))`, at half the cost: each command makes two of them."""
+    head = f"{parent.int >> 80:012x}"
+    digest = hashlib.sha256(parent.bytes + label.encode()).hexdigest()
+    return f"{head[:8]}-{head[8:]}-8{digest[1:4]}-{_VARIANT_DIGIT[digest[4]]}{digest[5:8]}-{digest[8:20]}"
 
 
 def from_key(actor: str, key: str) -> UUID:

@@ -29,15 +29,28 @@ class First(NamedTuple):
 class Loaded:
     """An aggregate: its state, where it stands on the log, and its last 64 commands."""
 
-    __slots__ = ("expires", "lock", "position", "recent", "state", "version")
+    __slots__ = ("_lock", "expires", "position", "recent", "state", "version")
 
     def __init__(self) -> None:
         self.state: Any = None
         self.position = 0
         self.version = 0
-        self.recent: OrderedDict[str, First] = OrderedDict()
-        self.lock = asyncio.Lock()
+        # Thousands of these are kept, most for one command: a plain dict is a third of an OrderedDict.
+        self.recent: dict[str, First] = {}
         self.expires = 0.0
+        self._lock: asyncio.Lock | None = None
+
+    @property
+    def lock(self) -> asyncio.Lock:
+        """One command at a time; made when it is first asked for, which a create never does."""
+        if self._lock is None:
+            self._lock = asyncio.Lock()
+        return self._lock
+
+    @property
+    def busy(self) -> bool:
+        """Whether a command holds it now."""
+        return self._lock is not None and self._lock.locked()
 
     def apply(self, aggregate: Aggregate, events: Sequence[Event], moment: Moment) -> None:
         """Fold a commit. Raises Unavailable for an event of a newer program: this one must not decide here."""
@@ -69,7 +82,7 @@ class Loaded:
         """Keep the last commands, so that a repeat is known before the store has it."""
         self.recent[command_id] = first
         if len(self.recent) > RECENT_MAX:
-            self.recent.popitem(last=False)
+            del self.recent[next(iter(self.recent))]
 
 
 class AggregateCache:
@@ -84,7 +97,7 @@ class AggregateCache:
     def get(self, subject: str) -> Loaded:
         """The aggregate of a subject; an empty one where nothing, or nothing young enough, is kept."""
         loaded = self._items.get(subject)
-        if loaded is None or (loaded.expires < self._clock.monotonic() and not loaded.lock.locked()):
+        if loaded is None or (loaded.expires < self._clock.monotonic() and not loaded.busy):
             loaded = Loaded()
         self.keep(subject, loaded)
         return loaded

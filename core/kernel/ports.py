@@ -25,7 +25,7 @@ class EventLog(Protocol):
     Positions are dense, start at 1 and never change meaning. Appends may run concurrently from any task of the loop.
     """
 
-    async def append(self, subject: str, commit_id: UUID, body: bytes, *, expected: int) -> int:
+    async def append(self, subject: str, commit_id: str, body: bytes, *, expected: int) -> int:
         """Append one message if the subject's last position is `expected` (0: the subject is new); its position.
 
         A lost acknowledgement is resolved before this returns: the message is sent again under the same expectation,

@@ -105,7 +105,7 @@ class RefusalLedger:
         subject = subject_of("refusal", str(refusal_id))
         commit_id = commit_id_of(refusal_id, subject)
         body = self._codec.encode(
-            id=str(commit_id),
+            id=commit_id,
             command=command,
             command_id=command_id,
             fingerprint=fingerprint,

@@ -17,9 +17,9 @@ from adapters.jetstream.log import JetStreamLog
 from adapters.jetstream.pidfile import Running
 from adapters.jetstream.server import EmbeddedServer, find_binary
 from core.kernel.errors import OutcomeUnknown, StartRefused, Unavailable
-from core.kernel.ids import uuid7
 from core.kernel.ports import Conflict
 from tests.adapters.lossy_wire import Proxy
+from tests.given import new_id
 
 TASK = "hive.log.task.1"
 DEADLINE_S = 10.0
@@ -119,7 +119,7 @@ async def test_passwords_persist_and_a_wrong_one_is_refused(tmp_path: Path) -> N
 
 async def test_any_path_will_do_for_a_data_directory(tmp_path: Path) -> None:
     async with started(tmp_path / 'with "quotes", $HOME # and spaces') as broker, log_on(broker) as log:
-        assert await log.append(TASK, uuid7(), b"x", expected=0) == 1
+        assert await log.append(TASK, new_id(), b"x", expected=0) == 1
 
 
 async def test_a_taken_port_is_refused_with_the_words_of_the_broker(tmp_path: Path) -> None:
@@ -184,25 +184,25 @@ async def test_a_stranger_under_the_recorded_pid_is_left_alone(
 async def test_entries_and_followers_outlive_a_broker_that_is_killed(tmp_path: Path) -> None:
     async with started(tmp_path) as broker, log_on(broker) as log:
         following = log.follow(after=0)
-        await log.append(TASK, uuid7(), b"before", expected=0)
+        await log.append(TASK, new_id(), b"before", expected=0)
         assert [entry.body for entry in await anext(following)] == [b"before"]
         os.kill(broker.pid, signal.SIGKILL)
         await broker.wait()
         await eventually(lambda: _unhealthy(log))
         with pytest.raises(Unavailable) as caught:
-            await log.append(TASK, uuid7(), b"meanwhile", expected=1)
+            await log.append(TASK, new_id(), b"meanwhile", expected=1)
         assert caught.value.code == "log_unavailable"
         async with started(tmp_path, port=broker.port):
             await eventually(log.healthy)
             assert [entry.body for entry in await log.read(TASK)] == [b"before"]
-            assert await log.append(TASK, uuid7(), b"after", expected=1) == 2
+            assert await log.append(TASK, new_id(), b"after", expected=1) == 2
             async with asyncio.timeout(DEADLINE_S):
                 assert [entry.body for entry in await anext(following)] == [b"after"]
 
 
 async def test_appends_in_flight_when_the_broker_is_killed_are_stored_once(tmp_path: Path) -> None:
     async with started(tmp_path) as broker, log_on(broker) as log:
-        ids = [uuid7() for _ in range(500)]
+        ids = [new_id() for _ in range(500)]
         appends = [
             asyncio.ensure_future(log.append(f"hive.log.task.{n}", commit_id, b"x", expected=0))
             for n, commit_id in enumerate(ids)
@@ -216,14 +216,14 @@ async def test_appends_in_flight_when_the_broker_is_killed_are_stored_once(tmp_p
             for n, (commit_id, outcome) in enumerate(zip(ids, outcomes, strict=True)):
                 stored = [(entry.position, entry.commit_id) for entry in await log.read(f"hive.log.task.{n}")]
                 assert outcome == stored[0][0] if stored else isinstance(outcome, Unavailable)
-                assert stored in ([], [(outcome, str(commit_id))])
+                assert stored in ([], [(outcome, commit_id)])
 
 
 async def test_an_acknowledgement_lost_with_its_connection_is_resolved(tmp_path: Path) -> None:
     async with started(tmp_path) as broker, log_on(broker) as direct, Proxy(broker.port) as proxy:
         async with log_on(broker, port=proxy.port) as log:
             proxy.loses_answers = True
-            append = asyncio.ensure_future(log.append(TASK, uuid7(), b"once", expected=0))
+            append = asyncio.ensure_future(log.append(TASK, new_id(), b"once", expected=0))
             await anext(direct.follow(after=0))
             proxy.loses_answers = False
             proxy.cut()
@@ -235,9 +235,9 @@ async def test_a_lost_acknowledgement_is_resolved_though_others_appended_since(t
     async with started(tmp_path) as broker, log_on(broker) as direct, Proxy(broker.port) as proxy:
         async with log_on(broker, port=proxy.port, deadline_s=4.0) as log:
             proxy.loses_answers = True
-            append = asyncio.ensure_future(log.append(TASK, uuid7(), b"ours", expected=0))
+            append = asyncio.ensure_future(log.append(TASK, new_id(), b"ours", expected=0))
             await anext(direct.follow(after=0))
-            await direct.append(TASK, uuid7(), b"theirs", expected=1)
+            await direct.append(TASK, new_id(), b"theirs", expected=1)
             proxy.loses_answers = False
             assert await append == 1
         assert [entry.body for entry in await direct.read(TASK)] == [b"ours", b"theirs"]
@@ -247,10 +247,10 @@ async def test_a_lost_append_is_sent_again_or_conflicts_with_the_rival_that_won(
     async with started(tmp_path) as broker, log_on(broker) as direct, Proxy(broker.port) as proxy:
         async with log_on(broker, port=proxy.port) as log:
             proxy.loses_requests = True
-            stored = asyncio.ensure_future(log.append(TASK, uuid7(), b"alone", expected=0))
-            beaten = asyncio.ensure_future(log.append("hive.log.task.2", uuid7(), b"second", expected=0))
+            stored = asyncio.ensure_future(log.append(TASK, new_id(), b"alone", expected=0))
+            beaten = asyncio.ensure_future(log.append("hive.log.task.2", new_id(), b"second", expected=0))
             await asyncio.wait({stored, beaten}, timeout=0.05)
-            await direct.append("hive.log.task.2", uuid7(), b"first", expected=0)
+            await direct.append("hive.log.task.2", new_id(), b"first", expected=0)
             proxy.loses_requests = False
             proxy.cut()
             assert await stored == 2
@@ -264,7 +264,7 @@ async def test_what_cannot_be_resolved_in_time_is_unknown_and_not_failed(tmp_pat
     async with started(tmp_path) as broker, log_on(broker) as direct, Proxy(broker.port) as proxy:
         async with log_on(broker, port=proxy.port, deadline_s=0.5) as log:
             proxy.loses_answers = True
-            commit_id = uuid7()
+            commit_id = new_id()
             with pytest.raises(OutcomeUnknown) as unknown:
                 await log.append(TASK, commit_id, b"once", expected=0)
             assert unknown.value.remedy
@@ -273,31 +273,31 @@ async def test_what_cannot_be_resolved_in_time_is_unknown_and_not_failed(tmp_pat
             await eventually(log.healthy)
             with pytest.raises(Conflict) as caught:
                 await log.append(TASK, commit_id, b"once", expected=0)
-        assert [entry.commit_id for entry in caught.value.newer] == [str(commit_id)]
+        assert [entry.commit_id for entry in caught.value.newer] == [commit_id]
         assert await direct.head() == 1
 
 
 async def test_a_halted_broker_is_noticed_within_two_seconds_and_resumes(tmp_path: Path) -> None:
     async with started(tmp_path) as broker, log_on(broker) as log:
         following = log.follow(after=0)
-        await log.append(TASK, uuid7(), b"before", expected=0)
+        await log.append(TASK, new_id(), b"before", expected=0)
         await anext(following)
         os.kill(broker.pid, signal.SIGSTOP)
         halted_at = time.monotonic()
-        pending = asyncio.ensure_future(log.append(TASK, uuid7(), b"during", expected=1))
+        pending = asyncio.ensure_future(log.append(TASK, new_id(), b"during", expected=1))
         try:
             await eventually(lambda: _unhealthy(log))
             assert time.monotonic() - halted_at < 4.0
             refused_at = time.monotonic()
             with pytest.raises(Unavailable) as caught:
-                await log.append("hive.log.task.2", uuid7(), b"refused", expected=0)
+                await log.append("hive.log.task.2", new_id(), b"refused", expected=0)
             assert time.monotonic() - refused_at < 0.5
             assert (caught.value.code, caught.value.retry_after_s) == ("log_unavailable", 1)
         finally:
             os.kill(broker.pid, signal.SIGCONT)
         assert await pending == 2
         await eventually(log.healthy)
-        assert await log.append(TASK, uuid7(), b"after", expected=2) == 3
+        assert await log.append(TASK, new_id(), b"after", expected=2) == 3
         bodies: list[bytes] = []
         async with asyncio.timeout(DEADLINE_S):
             while len(bodies) < 2:
@@ -311,14 +311,14 @@ async def test_more_appends_than_may_be_in_flight_wait_their_turn(tmp_path: Path
         await ensure_stream(client)
         log = await JetStreamLog.open(client, in_flight_max=4)
         appends = [
-            asyncio.ensure_future(log.append(f"hive.log.task.{n}", uuid7(), b"x", expected=0)) for n in range(64)
+            asyncio.ensure_future(log.append(f"hive.log.task.{n}", new_id(), b"x", expected=0)) for n in range(64)
         ]
         await asyncio.wait(appends, timeout=0)
         for append in appends[::2]:
             append.cancel()
         outcomes = await asyncio.gather(*appends, return_exceptions=True)
         assert all(isinstance(outcome, int) for outcome in outcomes[1::2])
-        again = [log.append(f"hive.log.task.{n}", uuid7(), b"x", expected=0) for n in range(64, 128)]
+        again = [log.append(f"hive.log.task.{n}", new_id(), b"x", expected=0) for n in range(64, 128)]
         assert all(isinstance(outcome, int) for outcome in await asyncio.gather(*again))
         await log.close()
         await client.close()
@@ -343,8 +343,8 @@ async def test_a_stream_that_was_configured_otherwise_is_refused(tmp_path: Path)
 
 async def test_a_follower_ends_where_the_log_has_a_hole(tmp_path: Path) -> None:
     async with started(tmp_path) as broker, log_on(broker) as log:
-        await log.append(TASK, uuid7(), b"trimmed", expected=0)
-        await log.append("hive.log.task.2", uuid7(), b"kept", expected=0)
+        await log.append(TASK, new_id(), b"trimmed", expected=0)
+        await log.append("hive.log.task.2", new_id(), b"kept", expected=0)
         client = await connect(broker.url, user=broker.user, password=broker.password, name="operator")
         await client.jetstream().purge_stream("HIVE", subject=TASK)
         await client.close()

@@ -63,7 +63,7 @@ async def nats_py(client: WireClient) -> Append:
 
 def publisher(log: JetStreamLog) -> Append:
     """Our own raw publisher: no command, no decision, one body for all."""
-    return lambda commit_id: log.append(f"hive.log.ours.{commit_id.hex}", commit_id, BODY, expected=0)
+    return lambda commit_id: log.append(f"hive.log.ours.{commit_id.hex}", str(commit_id), BODY, expected=0)
 
 
 def bus(log: JetStreamLog) -> Append:

@@ -47,7 +47,7 @@ def entries(count: int) -> list[Entry]:
 
 def _entry(position: int, task: UUID, command_id: UUID, version: int) -> Entry:
     subject = subject_of("task", str(task))
-    commit_id = str(commit_id_of(command_id, subject))
+    commit_id = commit_id_of(command_id, subject)
     envelope = {
         "id": commit_id,
         "command": ("task.submit", "task.start", "task.complete")[version - 1],

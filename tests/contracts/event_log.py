@@ -9,8 +9,8 @@ import pytest
 
 from core.kernel.commit import COMMIT_MAX_BYTES, Entry
 from core.kernel.errors import LogFull, TooLarge
-from core.kernel.ids import uuid7
 from core.kernel.ports import Conflict, EventLog
+from tests.given import new_id
 
 TASK = "hive.log.task.1"
 OTHER = "hive.log.task.2"
@@ -26,10 +26,10 @@ async def given(log: EventLog, *subjects: str) -> list[Entry]:
     entries = []
     for number, subject in enumerate(subjects):
         older = await log.read(subject)
-        commit_id = uuid7()
+        commit_id = new_id()
         body = b"body %d of %s" % (number, subject.encode())
         position = await log.append(subject, commit_id, body, expected=older[-1].position if older else 0)
-        entries.append(Entry(position, subject, str(commit_id), body))
+        entries.append(Entry(position, subject, commit_id, body))
     return entries
 
 
@@ -62,8 +62,8 @@ class EventLogContract:
 
     async def test_a_refused_append_uses_no_position(self, log: EventLog, entries: list[Entry]) -> None:
         with pytest.raises(Conflict):
-            await log.append(TASK, uuid7(), b"late", expected=1)
-        assert await log.append(TASK, uuid7(), b"next", expected=4) == 5
+            await log.append(TASK, new_id(), b"late", expected=1)
+        assert await log.append(TASK, new_id(), b"next", expected=4) == 5
 
     async def test_each_position_gives_its_entry(self, log: EventLog, entries: list[Entry]) -> None:
         assert [await log.entry(entry.position) for entry in entries] == entries
@@ -74,35 +74,35 @@ class EventLogContract:
 
     async def test_a_conflict_names_what_came_after_the_expectation(self, log: EventLog, entries: list[Entry]) -> None:
         with pytest.raises(Conflict) as caught:
-            await log.append(TASK, uuid7(), b"late", expected=1)
+            await log.append(TASK, new_id(), b"late", expected=1)
         assert list(caught.value.newer) == [entries[2], entries[3]]
 
     async def test_expecting_a_new_subject_conflicts_with_all_of_an_old_one(
         self, log: EventLog, entries: list[Entry]
     ) -> None:
         with pytest.raises(Conflict) as caught:
-            await log.append(OTHER, uuid7(), b"again", expected=0)
+            await log.append(OTHER, new_id(), b"again", expected=0)
         assert list(caught.value.newer) == [entries[1]]
 
     async def test_expecting_what_never_was_conflicts_with_nothing_newer(
         self, log: EventLog, entries: list[Entry]
     ) -> None:
         with pytest.raises(Conflict) as caught:
-            await log.append(OTHER, uuid7(), b"early", expected=99)
+            await log.append(OTHER, new_id(), b"early", expected=99)
         assert list(caught.value.newer) == []
 
     async def test_a_repeated_append_finds_its_own_commit_id_among_the_newer(self, log: EventLog) -> None:
-        commit_id = uuid7()
+        commit_id = new_id()
         position = await log.append(TASK, commit_id, b"once", expected=0)
         with pytest.raises(Conflict) as caught:
             await log.append(TASK, commit_id, b"once", expected=0)
-        assert list(caught.value.newer) == [Entry(position, TASK, str(commit_id), b"once")]
+        assert list(caught.value.newer) == [Entry(position, TASK, commit_id, b"once")]
         assert await log.head() == 1
 
     async def test_of_concurrent_appends_to_one_subject_exactly_one_wins_each_round(self, log: EventLog) -> None:
         expected = 0
         for _ in range(20):
-            rivals = [log.append(TASK, uuid7(), b"%d" % n, expected=expected) for n in range(8)]
+            rivals = [log.append(TASK, new_id(), b"%d" % n, expected=expected) for n in range(8)]
             outcomes = await asyncio.gather(*rivals, return_exceptions=True)
             winners = [outcome for outcome in outcomes if isinstance(outcome, int)]
             losers = [outcome for outcome in outcomes if isinstance(outcome, Conflict)]
@@ -113,7 +113,7 @@ class EventLogContract:
 
     async def test_concurrent_appends_to_many_subjects_all_succeed(self, log: EventLog) -> None:
         subjects = [f"hive.log.task.{n}" for n in range(300)]
-        positions = await asyncio.gather(*(log.append(s, uuid7(), b"x", expected=0) for s in subjects))
+        positions = await asyncio.gather(*(log.append(s, new_id(), b"x", expected=0) for s in subjects))
         assert sorted(positions) == list(range(1, 301))
         assert [entry.position for entry in await log.read(subjects[7])] == [positions[7]]
 
@@ -128,11 +128,11 @@ class EventLogContract:
 
     async def test_a_larger_body_is_refused_and_nothing_is_stored(self, log: EventLog) -> None:
         with pytest.raises(TooLarge):
-            await log.append(TASK, uuid7(), b"x" * (COMMIT_MAX_BYTES + 1), expected=0)
+            await log.append(TASK, new_id(), b"x" * (COMMIT_MAX_BYTES + 1), expected=0)
         assert await log.head() == 0
 
     async def test_a_full_log_refuses_and_keeps_what_it_has(self, full_log: EventLog) -> None:
-        appends = [full_log.append(f"hive.log.task.{n}", uuid7(), b"x" * 10_000, expected=0) for n in range(20)]
+        appends = [full_log.append(f"hive.log.task.{n}", new_id(), b"x" * 10_000, expected=0) for n in range(20)]
         outcomes = await asyncio.gather(*appends, return_exceptions=True)
         stored = [outcome for outcome in outcomes if isinstance(outcome, int)]
         refused = [outcome for outcome in outcomes if isinstance(outcome, LogFull)]
@@ -146,7 +146,7 @@ class EventLogContract:
     async def test_a_read_sees_own_appends_at_once(self, log: EventLog) -> None:
         position = 0
         for _ in range(50):
-            position = await log.append(TASK, uuid7(), b"x", expected=position)
+            position = await log.append(TASK, new_id(), b"x", expected=position)
             assert (await log.read(TASK))[-1].position == position
 
     async def test_a_read_gives_one_subject_after_a_position_in_order(
@@ -159,7 +159,7 @@ class EventLogContract:
 
     async def test_a_long_subject_is_read_whole(self, log: EventLog) -> None:
         for number in range(600):
-            await log.append(TASK, uuid7(), b"x", expected=number)
+            await log.append(TASK, new_id(), b"x", expected=number)
         assert [entry.position for entry in await log.read(TASK)] == list(range(1, 601))
         assert [entry.position for entry in await log.read(TASK, after=598)] == [599, 600]
 
@@ -184,7 +184,7 @@ class EventLogContract:
             for number in range(count // 10):
                 entries = await log.read(subject, after=0) if number == 0 else []
                 assert entries == []
-                last[subject] = await log.append(subject, uuid7(), b"x", expected=last.get(subject, 0))
+                last[subject] = await log.append(subject, new_id(), b"x", expected=last.get(subject, 0))
 
         last: dict[str, int] = {}
         following = asyncio.ensure_future(taken(log.follow(after=0), count))
@@ -198,7 +198,7 @@ class EventLogContract:
         total = 3501
         async with asyncio.timeout(DEADLINE_S):
             await asyncio.gather(
-                *(log.append(f"hive.log.task.n{n}", uuid7(), b"x", expected=0) for n in range(total - 1))
+                *(log.append(f"hive.log.task.n{n}", new_id(), b"x", expected=0) for n in range(total - 1))
             )
             while len(seen) < total:
                 batch = await anext(following)
@@ -236,13 +236,13 @@ class EventLogContract:
 
     async def test_cancelling_the_caller_does_not_undo_or_leak(self, log: EventLog) -> None:
         appends = [
-            asyncio.ensure_future(log.append(f"hive.log.task.{n}", uuid7(), b"x", expected=0)) for n in range(64)
+            asyncio.ensure_future(log.append(f"hive.log.task.{n}", new_id(), b"x", expected=0)) for n in range(64)
         ]
         await asyncio.wait(appends, timeout=0)
         for append in appends:
             append.cancel()
         outcomes = await asyncio.gather(*appends, return_exceptions=True)
-        after = await log.append(TASK + ".after", uuid7(), b"x", expected=0)
+        after = await log.append(TASK + ".after", new_id(), b"x", expected=0)
         kept = {entry.position for n in range(64) for entry in await log.read(f"hive.log.task.{n}")}
         assert {outcome for outcome in outcomes if isinstance(outcome, int)} <= kept
         assert after == len(kept) + 1 == await log.head()

@@ -42,7 +42,7 @@ class ScriptedLog:
     async def head(self) -> int:
         return max((entry.position for batch in self.batches for entry in batch), default=0)
 
-    async def append(self, subject: str, commit_id: UUID, body: bytes, *, expected: int) -> int:
+    async def append(self, subject: str, commit_id: str, body: bytes, *, expected: int) -> int:
         raise AssertionError("a recorder appends nothing")
 
     async def read(self, subject: str, *, after: int = 0) -> list[Entry]:

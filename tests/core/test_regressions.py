@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
@@ -42,7 +41,7 @@ def test_a_draining_agent_does_not_retire_while_an_assignment_to_it_is_under_way
 class Slow(MemoryLog):
     """An append takes a turn of the loop, as on a wire."""
 
-    async def append(self, subject: str, commit_id: UUID, body: bytes, *, expected: int) -> int:
+    async def append(self, subject: str, commit_id: str, body: bytes, *, expected: int) -> int:
         for _ in range(3):
             await asyncio.sleep(0)
         return await super().append(subject, commit_id, body, expected=expected)

@@ -114,7 +114,7 @@ class Log(MemoryLog):
                     await self._moved.wait()
                 yield [entry]
 
-    async def append(self, subject: str, commit_id: UUID, body: bytes, *, expected: int) -> int:
+    async def append(self, subject: str, commit_id: str, body: bytes, *, expected: int) -> int:
         for index, (word, error, stores) in enumerate(self.fails):
             if f'"type":"{word}"'.encode() in body:
                 del self.fails[index]
@@ -177,7 +177,7 @@ class World:
         history = History()
         entry = history.entries[history.commit("refusal", "x", RefusalsSuppressed(count=1)).position - 1]
         number = await self.log.head() + 1
-        await self.log.append(subject_of("refusal", str(number)), UUID(entry.commit_id), entry.body, expected=0)
+        await self.log.append(subject_of("refusal", str(number)), entry.commit_id, entry.body, expected=0)
         await until(lambda: self.fleet.position >= number, "the fold")
         await quiet()
 
@@ -367,7 +367,7 @@ async def test_while_the_log_is_away_a_decision_waits_and_is_then_made_again(wor
 
 
 async def test_what_cannot_be_decoded_is_passed_over(world: World) -> None:
-    await world.log.append("hive.log.task.broken", UUID(int=1), b"{", expected=0)
+    await world.log.append("hive.log.task.broken", str(UUID(int=1)), b"{", expected=0)
     await world.has_running()
 
 
@@ -512,7 +512,7 @@ async def test_an_image_that_does_not_fit_is_not_read(harm: str) -> None:
     if harm == "another log":
         log = Log()
         for number in range(await world.log.head()):
-            await log.append(f"hive.log.other.{number}", UUID(int=number), b"{}", expected=0)
+            await log.append(f"hive.log.other.{number}", str(UUID(int=number)), b"{}", expected=0)
     elif harm == "no image":
         images.image = b"\x01"
     elif harm == "cut":
