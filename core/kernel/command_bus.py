@@ -31,7 +31,7 @@ KEYS_MAX = 10_000
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}").fullmatch
 
 
-class Caller(Struct, frozen=True, kw_only=True):
+class Caller(Struct, frozen=True, kw_only=True, gc=False):
     """Who asks, and how the command hangs together with others. `keyed`: the id comes from an Idempotency-Key."""
 
     actor: str
@@ -43,7 +43,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     on_behalf_of: str | None = None
 
 
-class Accepted(Struct, frozen=True, kw_only=True):
+class Accepted(Struct, frozen=True, kw_only=True, gc=False):
     """What a command led to. `repeated`: the log held this very command already; `before` is then not known."""
 
     position: int
@@ -56,7 +56,7 @@ class Accepted(Struct, frozen=True, kw_only=True):
     repeated: bool = False
 
 
-class _Job(Struct, frozen=True):
+class _Job(Struct, frozen=True, gc=False):
     """One command on its way through the bus."""
 
     spec: CommandSpec
@@ -135,9 +135,12 @@ class CommandBus:
         spec = self._registry.command_of(command)
         now_ms = self._clock.now_ms()
         command_id = caller.command_id or uuid7(now_ms)
-        aggregate_id = derived(command_id, spec.noun) if spec.creates else getattr(command, spec.target or "")
-        if not _ID(aggregate_id):
-            raise unknown(spec.noun, aggregate_id)
+        if spec.creates:
+            aggregate_id = derived(command_id, spec.noun)
+        else:
+            aggregate_id = getattr(command, spec.target or "")
+            if not _ID(aggregate_id):
+                raise unknown(spec.noun, aggregate_id)
         key = str(command_id)
         return _Job(
             spec,

@@ -22,11 +22,12 @@ COMMIT_MAX_BYTES = 256 * 1024
 _canonical = msgspec.json.Encoder(order="deterministic")
 
 
-class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
+# What is frozen when it is made forms no cycles, so the collector need not visit it (`gc=False`).
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Base of all events: past tense, frozen, its registered name a storage format."""
 
 
-class Moment(Struct, frozen=True):
+class Moment(Struct, frozen=True, gc=False):
     """Where and when a commit stands: what a fold may know besides the event itself."""
 
     position: int
@@ -34,7 +35,7 @@ class Moment(Struct, frozen=True):
     correlation_id: str = ""
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """One message of the log as it is stored."""
 
     position: int
@@ -43,7 +44,7 @@ class Entry(Struct, frozen=True):
     body: bytes
 
 
-class EventRecord(Struct, frozen=True):
+class EventRecord(Struct, frozen=True, gc=False):
     """One event inside a body; `data` stays undecoded until somebody folds it."""
 
     type: str
@@ -51,7 +52,7 @@ class EventRecord(Struct, frozen=True):
     data: msgspec.Raw
 
 
-class Body(Struct, frozen=True, kw_only=True):
+class Body(Struct, frozen=True, kw_only=True, gc=False):
     """A commit's body as it is read."""
 
     id: str
@@ -67,7 +68,7 @@ class Body(Struct, frozen=True, kw_only=True):
     on_behalf_of: str | None = None
 
 
-class Commit(Struct, frozen=True, kw_only=True):
+class Commit(Struct, frozen=True, kw_only=True, gc=False):
     """A decoded commit: the body's fields, where it stands, and its events as Structs."""
 
     position: int

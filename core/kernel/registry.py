@@ -30,7 +30,7 @@ class Route(Struct, frozen=True):
     status: int = 200
 
 
-class Context(Struct, frozen=True):
+class Context(Struct, frozen=True, gc=False):
     """What a pure decision may know besides the command and the state."""
 
     now_ms: int

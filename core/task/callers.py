@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -77,19 +78,15 @@ NOT_AVAILABLE = (
     "max_tokens",
     "max_cost",
 )
+_unavailable = attrgetter(*NOT_AVAILABLE)
+_LEFT_OUT = _unavailable(SubmitTask(type="any", parameters={}))
 
 
 @task.decides("task.submit", route=Route("POST", "/api/tasks", 202), creates=True)
 def submit(command: SubmitTask, state: Task | None, context: Context) -> list[TaskEvent]:
     """A valid task is accepted and queued."""
-    for field in NOT_AVAILABLE:
-        if getattr(command, field) not in (None, "", []):
-            raise Unprocessable(
-                f"{field} is not available in this version.",
-                code="not_available",
-                pointer=f"/{field}",
-                remedy=f"Leave {field} out or null.",
-            )
+    if _unavailable(command) != _LEFT_OUT:
+        _refuse_unavailable(command)
     executor = _executor_of(command)
     parameters_of(executor, command.parameters)
     priority = command.priority
@@ -108,6 +105,17 @@ def submit(command: SubmitTask, state: Task | None, context: Context) -> list[Ta
         labels=command.labels or None,
     )
     return [submitted, TaskQueued()]
+
+
+def _refuse_unavailable(command: SubmitTask) -> None:
+    for field in NOT_AVAILABLE:
+        if getattr(command, field) not in (None, "", []):
+            raise Unprocessable(
+                f"{field} is not available in this version.",
+                code="not_available",
+                pointer=f"/{field}",
+                remedy=f"Leave {field} out or null.",
+            )
 
 
 def _executor_of(command: SubmitTask) -> str:
