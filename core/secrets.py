@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ _KEY = re.compile(
     r"|-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY"
 )
 _ASSIGNMENT = re.compile(r"(?:--?)?([A-Za-z_][A-Za-z0-9_-]*)=.")
+_LOOKED_INTO = (str, dict, list)
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 _WORDS = frozenset(
@@ -70,39 +71,65 @@ def find_literal_secret(value: Any, known_values: Collection[str] = (), *, base:
     well-known key pattern, or one that holds a known value of at least 8 characters. References are no literals.
     """
     known = [known_value for known_value in known_values if len(known_value) >= KNOWN_MIN_CHARS]
-    return next(_literals(value, known, base, 0, False), None)
+    try:
+        path = _literal(value, known, 0, False)
+    except _TooDeep:
+        pointer = _beyond(value, base, 0)
+        raise Unprocessable(f"Nested deeper than {DEPTH_MAX} levels.", code="too_deep", pointer=pointer) from None
+    return None if path is None else base + "".join(f"/{escape(str(step))}" for step in reversed(path))
 
 
-def _literals(value: Any, known: list[str], pointer: str, depth: int, named: bool) -> Iterator[str]:
-    """Pointers of literals beneath a value; `named` says that a secret-looking name leads to it."""
+class _TooDeep(Exception): ...
+
+
+def _beyond(value: Any, pointer: str, depth: int) -> str | None:
+    """The pointer of the first value that lies too deep."""
+    if depth > DEPTH_MAX and isinstance(value, dict | list):
+        return pointer
+    steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = (_beyond(item, f"{pointer}/{escape(str(step))}", depth + 1) for step, item in steps)
+    return next((deep for deep in found if deep is not None), None)
+
+
+# The steps that lead to a literal, the last one first: made on the way back, so that what is clean costs no text.
+_Path = list[str | int]
+
+
+def _literal(value: Any, known: list[str], depth: int, named: bool) -> _Path | None:
+    """Where the first literal beneath a value is; `named` says that a secret-looking name leads to it."""
     if isinstance(value, str):
-        if value and (named or _is_secret_text(value, known)):
-            yield pointer
-        return
+        return [] if value and (named or _is_secret_text(value, known)) else None
     if depth > DEPTH_MAX:
-        raise Unprocessable(f"Nested deeper than {DEPTH_MAX} levels.", code="too_deep", pointer=pointer)
+        raise _TooDeep
     if isinstance(value, dict):
-        yield from _in_object(value, known, pointer, depth)
-    elif isinstance(value, list):
-        yield from _in_list(value, known, pointer, depth, named)
+        return _in_object(value, known, depth)
+    return _in_list(value, known, depth, named) if isinstance(value, list) else None
 
 
-def _in_object(value: dict[str, Any], known: list[str], pointer: str, depth: int) -> Iterator[str]:
+def _in_object(value: dict[str, Any], known: list[str], depth: int) -> _Path | None:
     if len(value) == 1 and isinstance(name := value.get("secret"), str) and SECRET_NAME.match(name):
-        return
+        return None
     for key, item in value.items():
-        if isinstance(item, str | dict | list):
-            yield from _literals(item, known, f"{pointer}/{escape(key)}", depth + 1, looks_secret(key))
+        if isinstance(item, _LOOKED_INTO):
+            path = _literal(item, known, depth + 1, looks_secret(key))
+            if path is not None:
+                path.append(key)
+                return path
+    return None
 
 
-def _in_list(value: list[Any], known: list[str], pointer: str, depth: int, named: bool) -> Iterator[str]:
+def _in_list(value: list[Any], known: list[str], depth: int, named: bool) -> _Path | None:
     follows_option = False
     for index, item in enumerate(value):
         is_text = isinstance(item, str)
         is_option = is_text and item[:1] == "-"
         suspect = named or (follows_option and not is_option) or (is_text and _assigns_secret(item))
-        yield from _literals(item, known, f"{pointer}/{index}", depth + 1, suspect)
+        path = _literal(item, known, depth + 1, suspect)
+        if path is not None:
+            path.append(index)
+            return path
         follows_option = is_option and "=" not in item and looks_secret(item)
+    return None
 
 
 def _assigns_secret(text: str) -> bool:

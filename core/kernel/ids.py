@@ -11,6 +11,7 @@ import os
 import time
 from uuid import UUID
 
+_PAGE_BYTES = 4000
 _VERSION_8 = 0x8000 << 64
 _VARIANT = 0x8 << 60
 _VARIANT_DIGIT = {f"{digit:x}": f"{0x8 | digit & 0x3:x}" for digit in range(16)}
@@ -18,10 +19,33 @@ _TIME_MASK = ((1 << 48) - 1) << 80
 _RANDOM_MASK = ((1 << 12) - 1) << 64 | ((1 << 62) - 1)
 
 
+class _Randomness:
+    """The system's randomness, fetched a page at a time: a call for each id costs more than the rest of it."""
+
+    def __init__(self) -> None:
+        self._page = b""
+        self._used = 0
+        # A child that goes on after a fork must not repeat its parent's ids.
+        os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        self._page, self._used = b"", 0
+
+    def bits80(self) -> int:
+        start = self._used
+        if start >= len(self._page):
+            self._page, start = os.urandom(_PAGE_BYTES), 0
+        self._used = start + 10
+        return int.from_bytes(self._page[start : start + 10], "big")
+
+
+_randomness = _Randomness()
+
+
 def uuid7(now_ms: int | None = None) -> UUID:
     """A UUIDv7 (RFC 9562, 5.7): 48 bits of Unix milliseconds, the rest random."""
     ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    rest = int.from_bytes(os.urandom(10), "big") & _RANDOM_MASK
+    rest = _randomness.bits80() & _RANDOM_MASK
     return UUID(int=(ms & 0xFFFFFFFFFFFF) << 80 | 0x7000 << 64 | _VARIANT | rest)
 
 

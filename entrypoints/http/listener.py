@@ -78,7 +78,7 @@ class Listener:
         await server.after_stop()
         return len(left)
 
-    async def _after(self, request: Request, response: HTTPResponse) -> None:
+    def _after(self, request: Request, response: HTTPResponse) -> None:
         stream: Any = request.stream
         # A body that was refused before it was read may be longer than sanic reads on: the connection cannot be kept.
         if request.app.ctx.draining or (stream.request_body and response.status >= 400):
