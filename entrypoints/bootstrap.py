@@ -155,8 +155,8 @@ async def joined(settings: Settings, broker: Broker, version: str) -> AsyncItera
     async with AsyncExitStack() as stack:
         client = await connect_to(broker.access, name="hivebus")
         stack.push_async_callback(client.close)
-        await ensure_stream(client, replicas=broker.replicas)
-        log = await JetStreamLog.open(client)
+        replicas = await ensure_stream(client, replicas=broker.replicas)
+        log = await JetStreamLog.open(client, replicas=replicas)
         stack.push_async_callback(log.close)
         store = await SqlStore.open(root / "store.db", readers=settings.readers)
         stack.push_async_callback(store.close)

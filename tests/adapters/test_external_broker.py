@@ -13,6 +13,7 @@ import pytest
 from adapters.jetstream.broker import Access
 from adapters.jetstream.connection import connect_to, ensure_stream
 from adapters.jetstream.log import JetStreamLog
+from adapters.jetstream.wire import publish_frame
 from core.kernel.errors import StartRefused
 from core.kernel.ids import uuid7
 from tests.certificates import Authority, Signed
@@ -231,3 +232,27 @@ async def test_a_user_that_may_not_ask_jetstream(start: Start, monkeypatch: pyte
     said = await refused(access(server))
     assert "did not answer a JetStream request" in said.sentence
     assert "$JS.API" in said.remedy
+
+
+async def test_a_log_that_nobody_leads_is_not_healthy_though_the_broker_is_heard(start: Start) -> None:
+    """Given a connection that hears messages, when nobody answers for the stream, then the log is not healthy."""
+    denied = 'permissions: { publish: { deny: "$JS.API.STREAM.INFO.HIVE" } }'
+    server = start(users=f'{{ user: "{USER}", password: "{PASSWORD}", {denied} }}')
+    client = await connect_to(access(server), name="test")
+    log = await JetStreamLog.open(client)
+    heard = asyncio.Event()
+    await client.listen("tick", lambda *_: heard.set())
+    watching = asyncio.ensure_future(log.watch())
+
+    async def tick() -> None:
+        heard.clear()
+        client.send(publish_frame("tick", "", b""))
+        await heard.wait()
+
+    async with asyncio.timeout(10):
+        await tick()
+        while await log.healthy():
+            await tick()
+    watching.cancel()
+    await log.close()
+    await client.close()
