@@ -24,9 +24,9 @@ from adapters.clock import SystemClock
 from adapters.executors.command import CommandExecutor
 from adapters.executors.host import Host
 from adapters.executors.python import PythonExecutor
-from adapters.jetstream.connection import connect, ensure_stream
+from adapters.jetstream.broker import Broker
+from adapters.jetstream.connection import connect_to, ensure_stream
 from adapters.jetstream.log import JetStreamLog
-from adapters.jetstream.server import EmbeddedServer
 from adapters.memory.hosts import LocalControl, LocalGateway
 from adapters.secrets import FileSecrets
 from adapters.snapshots import FileSnapshots
@@ -148,15 +148,15 @@ class Program(Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def joined(settings: Settings, broker: EmbeddedServer, version: str) -> AsyncIterator[Program]:
+async def joined(settings: Settings, broker: Broker, version: str) -> AsyncIterator[Program]:
     """Open everything on a running broker, in the order of dependence; close it in the other order."""
     root = settings.data_dir
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        client = await connect(broker.url, user=broker.user, password=broker.password, name="hivebus")
+        client = await connect_to(broker.access, name="hivebus")
         stack.push_async_callback(client.close)
-        await ensure_stream(client)
-        log = await JetStreamLog.open(client)
+        replicas = await ensure_stream(client, replicas=broker.replicas)
+        log = await JetStreamLog.open(client, replicas=replicas)
         stack.push_async_callback(log.close)
         store = await SqlStore.open(root / "store.db", readers=settings.readers)
         stack.push_async_callback(store.close)

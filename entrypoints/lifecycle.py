@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import uvloop
 
-from adapters.jetstream.server import EmbeddedServer
+from adapters.jetstream.broker import Broker
 from core.kernel.errors import HivebusError, StartRefused
 from entrypoints import settings as settings_module
+from entrypoints.broker import chosen_broker
 from entrypoints.lock import DataDirectory
 from entrypoints.paths import connection_file, write_private
 from entrypoints.settings import Settings
@@ -61,7 +62,7 @@ def serve() -> int:
         # The executors' children find the same data directory, whatever their working directory is.
         os.environ["HIVEBUS_DATA_DIR"] = str(settings.data_dir.absolute())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Life(settings, started).run())
+            return runner.run(_Life(settings, chosen_broker(settings), started).run())
     except StartRefused as refusal:
         return _explain(refusal)
     finally:
@@ -80,11 +81,11 @@ def tune() -> None:
 class _Life:
     """One run of the program."""
 
-    def __init__(self, settings: Settings, started: float) -> None:
+    def __init__(self, settings: Settings, broker: Broker, started: float) -> None:
         self._settings = settings
         self._started = started
         self._stop = asyncio.Event()
-        self._broker = EmbeddedServer(settings.data_dir, port=settings.nats_port, profile=settings.profile)
+        self._broker = broker
         self._listeners: list[Listener] = []
         self._lives: asyncio.Task[None] | None = None
 
@@ -200,9 +201,7 @@ class _Life:
                     remedy=f"Read {self._settings.data_dir / 'broker' / 'nats-server.log'}.",
                 )
             logger.error("The broker ended with code %d; it is started again.", code)
-            self._broker = EmbeddedServer(
-                self._settings.data_dir, port=self._broker.port, profile=self._settings.profile
-            )
+            self._broker = self._broker.again()
             await self._broker.start()
 
     async def _stop_broker(self) -> None:
@@ -221,6 +220,7 @@ class _Life:
         warning = (
             "  profile    fast: a power cut may lose the last second\n" if self._settings.profile == "fast" else ""
         )
+        broker = f"  broker     {self._broker.access.shown}\n" if self._settings.nats_url else ""
         print(
             f"Hivebus is ready after {time.monotonic() - self._started:.2f} s.\n"
             f"  page       {ui}/?ticket={program.door.ticket()}  (this link works once)\n"
@@ -228,6 +228,7 @@ class _Life:
             f"  tools      {tools}  (every query and the events, read only)\n"
             f"  metrics    {metrics}/metrics\n"
             f"  data       {self._settings.data_dir}\n"
+            f"{broker}"
             f"{warning}"
             "Submit work from another shell:  hivebus task submit --type hello --wait -- echo hello",
             flush=True,

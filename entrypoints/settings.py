@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.kernel.errors import StartRefused
@@ -16,8 +16,11 @@ from entrypoints.paths import data_dir
 PREFIX = "HIVEBUS_"
 # Read elsewhere: by the CLI, by secrets, and by this program's children.
 FOREIGN = ("HIVEBUS_URL", "HIVEBUS_KEY", "HIVEBUS_DEBUG", "HIVEBUS_SECRET_", "HIVEBUS_TASK_", "HIVEBUS_ATTEMPT")
+# Never an option of the command line, which every user of the machine can read.
+SECRET = frozenset({"nats_password", "nats_system_password"})
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+FilePath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
 class Settings(BaseSettings):
@@ -35,7 +38,26 @@ class Settings(BaseSettings):
     api_port: Port = Field(3001, description="The REST API.")
     tools_port: Port = Field(8080, description="For tools that only read: every query and the events.")
     metrics_port: Port = Field(9000, description="Prometheus metrics.")
-    nats_port: Port = Field(0, description="The broker, on loopback; 0 takes a free one.")
+    nats_port: Port = Field(0, description="The embedded broker, on loopback; 0 takes a free one.")
+    nats_url: str = Field(
+        "",
+        repr=False,
+        description="A broker of your own, instead of an embedded one: nats:// or tls:// addresses, separated by "
+        "commas.",
+    )
+    nats_user: str = Field("", description="User of that broker, unless the address names it.")
+    nats_password: SecretStr = Field("", validate_default=True, description="The user's password.")
+    nats_password_file: FilePath | None = Field(None, description="A file that holds the password.")
+    nats_creds: FilePath | None = Field(None, description="A credentials file instead of user and password.")
+    nats_ca: FilePath | None = Field(None, description="PEM file of the authority of the broker's certificate.")
+    nats_cert: FilePath | None = Field(None, description="PEM file of a client certificate, with HIVEBUS_NATS_KEY.")
+    nats_key: FilePath | None = Field(None, description="PEM file of that certificate's private key.")
+    nats_replicas: int = Field(
+        0, ge=0, le=5, description="Copies of the log in that broker; 0: three in a cluster, else one."
+    )
+    nats_system_user: str = Field("", description="User of its system account; tells at once of a host that is gone.")
+    nats_system_password: SecretStr = Field("", validate_default=True, description="The system user's password.")
+    nats_system_password_file: FilePath | None = Field(None, description="A file that holds that password.")
     profile: Literal["durable", "fast"] = Field(
         "durable",
         description="durable: every commit is on disk before it is acknowledged. fast: a power cut may lose 1 s.",

@@ -373,14 +373,17 @@ def _piece(part: ast.expr) -> str:
 def settings() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
-        default = MACHINE_DEFAULTS.get(name) or code(str(field.default)) if field.default != "" else "empty"
+        default = MACHINE_DEFAULTS.get(name) or (
+            code(str(field.default)) if field.default not in ("", None) else "empty"
+        )
         bounds = _bounds_of_setting(field.metadata)
         if name in ("profile", "log_level"):
             bounds = ", ".join(map(code, field.annotation.__args__))  # type: ignore[union-attr]
         rows.append([code(PREFIX + name.upper()), default, bounds, field.description or ""])
     return page(
         "Settings",
-        "Each is an environment variable, and an option of `hivebus up` (`HIVEBUS_API_PORT`: `--api-port`). An empty "
+        "Each is an environment variable, and an option of `hivebus up` (`HIVEBUS_API_PORT`: `--api-port`), passwords "
+        "excepted. An empty "
         "variable is an unset one; one that is misspelt is refused at start. Beat, self-stop and lease must grow, in "
         "this order.",
         table(["variable", "default", "bound", "meaning"], rows),

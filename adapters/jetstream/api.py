@@ -13,11 +13,11 @@ STREAM = "HIVE"
 STREAM_INFO = f"$JS.API.STREAM.INFO.{STREAM}"
 STREAM_CREATE = f"$JS.API.STREAM.CREATE.{STREAM}"
 STREAM_UPDATE = f"$JS.API.STREAM.UPDATE.{STREAM}"
+LEADER_GET = f"$JS.API.STREAM.MSG.GET.{STREAM}"
 DIRECT_GET = f"$JS.API.DIRECT.GET.{STREAM}"
 CONSUMER_CREATE = f"$JS.API.CONSUMER.CREATE.{STREAM}"
 CONSUMER_DELETE = f"$JS.API.CONSUMER.DELETE.{STREAM}"
 CONSUMER_NEXT = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}"
-ACCOUNT_INFO = "$JS.API.INFO"
 
 COMMIT_ID = "Hive-Commit-Id"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
@@ -26,6 +26,9 @@ EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 STREAM_NOT_FOUND = 10059
 WRONG_LAST_SEQUENCE = 10071
 RIVAL_IN_FLIGHT = 10164
+NOT_ENABLED = frozenset({10035, 10039, 10076})
+TOO_FEW_SERVERS = frozenset({10005, 10074})
+ELECTING = frozenset({10008, 10009})
 FULL = frozenset({10002, 10023, 10028, 10047, 10077, 10120})
 
 
@@ -58,6 +61,26 @@ class StreamInfo(Struct, frozen=True):
     state: StreamState | None = None
 
 
+class StoredMessage(Struct, frozen=True):
+    """A message in the answer of the leader, headers and data out of base64."""
+
+    subject: str
+    seq: int
+    hdrs: bytes = b""
+    data: bytes = b""
+
+    def entry(self) -> Entry:
+        """The message as an entry."""
+        return Entry(self.seq, self.subject, header_of(self.hdrs, COMMIT_ID.encode()).decode(), self.data)
+
+
+class MessageAnswer(Struct, frozen=True):
+    """The leader's answer to a message get."""
+
+    error: ApiError | None = None
+    message: StoredMessage | None = None
+
+
 class Answer(Struct, frozen=True):
     """Any answer of which only the error matters."""
 
@@ -68,6 +91,7 @@ NO_RESPONDERS = Ack(error=ApiError(code=503, description="no responders"))
 
 ack_of = msgspec.json.Decoder(Ack).decode
 stream_info_of = msgspec.json.Decoder(StreamInfo).decode
+message_of = msgspec.json.Decoder(MessageAnswer).decode
 answer_of = msgspec.json.Decoder(Answer).decode
 encode = msgspec.json.Encoder().encode
 

@@ -19,22 +19,15 @@ HELD_MAX = 2 * PULL_MAX
 # Two pulls of the largest bodies would otherwise exceed the 64 MiB after which the server drops a slow client.
 PULL_BYTES_MAX = 8 * 1024 * 1024
 PULL_EXPIRES_S = 30
-HEARTBEAT_S = 2
-MISSED_S = 5.0
+HEARTBEAT_S = 2.0
+# In a cluster the server that holds the consumer may be gone while the connection stands: notice it sooner.
+COPIED_HEARTBEAT_S = 0.8
+HEARTBEATS_MISSED = 2.5
 WAIT_MIN_S = 0.5
 REOPEN_PAUSE_S = 0.02
 INACTIVE_S = 60
 
 _NANOSECONDS = 1_000_000_000
-_PULL = encode(
-    {
-        "batch": PULL_MAX,
-        "max_bytes": PULL_BYTES_MAX,
-        "expires": PULL_EXPIRES_S * _NANOSECONDS,
-        "idle_heartbeat": HEARTBEAT_S * _NANOSECONDS,
-    }
-)
-
 _logger = logging.getLogger("hivebus.broker")
 
 
@@ -53,6 +46,7 @@ class Follower:
         after: int,
         ensure_held: Callable[[int], Awaitable[None]],
         on_close: Callable[[Follower], None],
+        heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         """`ensure_held(position)` raises Unavailable when the log has passed a position and does not hold it."""
         self._client = client
@@ -68,6 +62,16 @@ class Follower:
         self._heard_at = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
+        self._refused = False
+        self._missed_s = HEARTBEATS_MISSED * heartbeat_s
+        self._pull_request = encode(
+            {
+                "batch": PULL_MAX,
+                "max_bytes": PULL_BYTES_MAX,
+                "expires": PULL_EXPIRES_S * _NANOSECONDS,
+                "idle_heartbeat": int(heartbeat_s * _NANOSECONDS),
+            }
+        )
         client.on_lost.append(self._drop_consumer)
 
     def __aiter__(self) -> Follower:
@@ -109,18 +113,18 @@ class Follower:
             if self._credit == 0:
                 self._heard_at = time.monotonic()
             self._credit += PULL_MAX
-            self._client.send(publish_frame(f"{CONSUMER_NEXT}.{self._consumer}", self._inbox, _PULL))
+            self._client.send(publish_frame(f"{CONSUMER_NEXT}.{self._consumer}", self._inbox, self._pull_request))
 
     async def _wait(self) -> None:
-        """Until something comes; without even a heartbeat for 5 s the consumer is taken for dead."""
+        """Until something comes; without even a heartbeat in time the consumer is taken for dead."""
         self._waiter = asyncio.get_running_loop().create_future()
-        left_s = self._heard_at + MISSED_S - time.monotonic()
+        left_s = self._heard_at + self._missed_s - time.monotonic()
         try:
             # The loop may have been busy for longer than that while the answers lie in the socket: let it look first.
             async with asyncio.timeout(max(left_s, WAIT_MIN_S)):
                 await self._waiter
         except TimeoutError:
-            if time.monotonic() - self._heard_at >= MISSED_S:
+            if time.monotonic() - self._heard_at >= self._missed_s:
                 _logger.warning("No heartbeat from the consumer after position %d; making a new one.", self._seen)
                 self._drop_consumer()
         finally:
@@ -143,7 +147,10 @@ class Follower:
             return
         error = answer_of(reply.data).error
         if error is not None:
-            _logger.warning("The broker refused a consumer: %s (%d).", error.description, error.err_code)
+            # Once for each outage: it is asked for again and again.
+            level = logging.DEBUG if self._refused else logging.WARNING
+            _logger.log(level, "The broker refused a consumer: %s (%d).", error.description, error.err_code)
+            self._refused = True
             self._client.unlisten(self._number)
             await asyncio.sleep(REOPEN_PAUSE_S)
             return
@@ -152,6 +159,7 @@ class Follower:
             self._client.unlisten(self._number)
             return
         self._consumer = name
+        self._refused = False
         self._credit = 0
 
     def _config(self, name: str) -> bytes:

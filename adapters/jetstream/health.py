@@ -7,7 +7,7 @@ import logging
 import time
 from typing import NoReturn
 
-from adapters.jetstream.api import ACCOUNT_INFO
+from adapters.jetstream.api import STREAM_INFO, stream_info_of
 from adapters.jetstream.requests import NoAnswer, NoResponders, Requests
 from adapters.jetstream.wire import WireClient
 from core.kernel.errors import Unavailable
@@ -23,8 +23,8 @@ _logger = logging.getLogger("hivebus.broker")
 class Pulse:
     """The one opinion on whether it makes sense to send something.
 
-    A probe is a JetStream request and not a PING: nats-py ends its read loop when a PONG arrives for a flush that was
-    given up, and a broker whose JetStream is disabled still answers PINGs.
+    A probe asks for the stream, which only its leader answers, and is not a PING: nats-py ends its read loop when a
+    PONG arrives for a flush that was given up, and a broker that cannot serve the log still answers PINGs.
     """
 
     def __init__(self, client: WireClient, requests: Requests) -> None:
@@ -73,13 +73,15 @@ class Pulse:
     async def _probe(self) -> bool:
         sent_at = time.monotonic()
         try:
-            await self._requests.one(ACCOUNT_INFO, timeout_s=PROBE_S)
+            reply = await self._requests.one(STREAM_INFO, timeout_s=PROBE_S)
         except NoResponders:
             # It was heard, and it serves nothing: a publish finds that out by itself, at once.
             self._serving = False
             return False
         except NoAnswer:
+            # Others may be heard all the while: a cluster whose servers answer and whose stream has no leader.
+            self._serving = False
             self.missed(sent_at=sent_at)
             return False
-        self._serving = True
-        return True
+        self._serving = stream_info_of(reply.data).error is None
+        return self._serving

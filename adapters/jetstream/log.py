@@ -6,23 +6,19 @@ import asyncio
 from typing import NoReturn
 
 from adapters.jetstream.api import (
-    DIRECT_GET,
     FULL,
     RIVAL_IN_FLIGHT,
-    STREAM_INFO,
     WRONG_LAST_SEQUENCE,
     Ack,
     ApiError,
-    encode,
-    stored_entry,
-    stream_info_of,
     unreachable,
 )
-from adapters.jetstream.follower import Follower
+from adapters.jetstream.follower import COPIED_HEARTBEAT_S, HEARTBEAT_S, Follower
 from adapters.jetstream.health import Pulse
 from adapters.jetstream.publisher import IN_FLIGHT_MAX, Publisher
-from adapters.jetstream.requests import NoAnswer, Requests
-from adapters.jetstream.wire import WireClient, header_of
+from adapters.jetstream.reader import Reader
+from adapters.jetstream.requests import Requests
+from adapters.jetstream.wire import WireClient
 from core.kernel.commit import COMMIT_MAX_BYTES, Entry
 from core.kernel.errors import LogFull, OutcomeUnknown, TooLarge, Unavailable
 from core.kernel.ports import Conflict
@@ -30,20 +26,25 @@ from core.kernel.ports import Conflict
 APPEND_DEADLINE_S = 5.0
 TRY_MAX_S = 2.0
 RETRY_PAUSE_S = 0.02
-PAGE_MAX = 256
-PAGE_BYTES_MAX = 8 * 1024 * 1024
 
 
 class JetStreamLog:
     """EventLog over one stream. Run `watch` beside it: it is how silence of the broker is noticed while idle."""
 
     def __init__(
-        self, client: WireClient, *, append_deadline_s: float = APPEND_DEADLINE_S, in_flight_max: int = IN_FLIGHT_MAX
+        self,
+        client: WireClient,
+        *,
+        replicas: int = 1,
+        append_deadline_s: float = APPEND_DEADLINE_S,
+        in_flight_max: int = IN_FLIGHT_MAX,
     ) -> None:
         self._client = client
+        self._replicas = replicas
         self._append_deadline_s = append_deadline_s
         self._loop = asyncio.get_running_loop()
         self._requests = Requests(client)
+        self._reader = Reader(self._requests, replicas=replicas)
         self._pulse = Pulse(client, self._requests)
         try_s = min(TRY_MAX_S, append_deadline_s / 2)
         self._publisher = Publisher(client, self._pulse, timeout_s=try_s, in_flight_max=in_flight_max)
@@ -51,10 +52,15 @@ class JetStreamLog:
 
     @classmethod
     async def open(
-        cls, client: WireClient, *, append_deadline_s: float = APPEND_DEADLINE_S, in_flight_max: int = IN_FLIGHT_MAX
+        cls,
+        client: WireClient,
+        *,
+        replicas: int = 1,
+        append_deadline_s: float = APPEND_DEADLINE_S,
+        in_flight_max: int = IN_FLIGHT_MAX,
     ) -> JetStreamLog:
-        """A log on a connection whose stream is ensured."""
-        log = cls(client, append_deadline_s=append_deadline_s, in_flight_max=in_flight_max)
+        """A log on a connection whose stream is ensured, with the `replicas` that `ensure_stream` told."""
+        log = cls(client, replicas=replicas, append_deadline_s=append_deadline_s, in_flight_max=in_flight_max)
         await log._requests.start()
         await log._publisher.start()
         return log
@@ -142,56 +148,15 @@ class JetStreamLog:
 
     async def read(self, subject: str, *, after: int = 0) -> list[Entry]:
         """See EventLog."""
-        entries: list[Entry] = []
-        try:
-            while True:
-                page, complete = await self._page(subject, after)
-                entries += page
-                if complete:
-                    return entries
-                after = page[-1].position
-        except NoAnswer:
-            raise unreachable() from None
-
-    async def _page(self, subject: str, after: int) -> tuple[list[Entry], bool]:
-        """At most 256 entries and about 8 MiB, and whether there are no more. One replica: a direct get is current."""
-        request = {"seq": after + 1, "next_by_subj": subject, "batch": PAGE_MAX, "max_bytes": PAGE_BYTES_MAX}
-        *messages, end = await self._requests.many(DIRECT_GET, encode(request))
-        if end.status == b"404":
-            return [], True
-        page = [stored_entry(message.data, message.headers) for message in messages]
-        complete = header_of(end.headers, b"Nats-Num-Pending") == b"0"
-        if end.status != b"204" or not (page or complete):
-            raise unreachable(f"The broker did not give the entries of {subject}: {end.headers[9:].decode()!r}.")
-        return page, complete
+        return await self._reader.read(subject, after=after)
 
     async def entry(self, position: int) -> Entry | None:
         """See EventLog."""
-        try:
-            return await self._entry(position)
-        except NoAnswer:
-            raise unreachable() from None
-
-    async def _entry(self, position: int) -> Entry | None:
-        if position < 1:
-            return None
-        reply = await self._requests.one(DIRECT_GET, encode({"seq": position}))
-        if reply.status == b"404":
-            return None
-        return stored_entry(reply.data, reply.headers)
+        return await self._reader.entry(position)
 
     async def head(self) -> int:
         """See EventLog."""
-        try:
-            return await self._head()
-        except NoAnswer:
-            raise unreachable() from None
-
-    async def _head(self) -> int:
-        info = stream_info_of((await self._requests.one(STREAM_INFO)).data)
-        if info.state is None:
-            raise NoAnswer("stream info without a state")
-        return info.state.last_seq
+        return await self._reader.head()
 
     def follow(self, *, after: int) -> Follower:
         """See EventLog. `aclose` the follower, or it stays until the log is closed."""
@@ -199,19 +164,12 @@ class JetStreamLog:
             self._client,
             self._requests,
             after=after,
-            ensure_held=self._ensure_held,
+            ensure_held=self._reader.ensure_held,
             on_close=self._followers.discard,
+            heartbeat_s=COPIED_HEARTBEAT_S if self._replicas > 1 else HEARTBEAT_S,
         )
         self._followers.add(follower)
         return follower
-
-    async def _ensure_held(self, position: int) -> None:
-        if await self._head() >= position and await self._entry(position) is None:
-            raise Unavailable(
-                f"The log no longer holds position {position}.",
-                code="log_hole",
-                remedy="Read it from the store, which holds every commit.",
-            )
 
 
 def _temporary(ack: Ack) -> bool:

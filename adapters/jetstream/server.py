@@ -16,6 +16,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Literal
 
+from adapters.jetstream.broker import Access
 from adapters.jetstream.broker_files import configuration, load_passwords, write_private
 from adapters.jetstream.pidfile import PidFile
 from core.kernel.errors import StartRefused
@@ -45,6 +46,7 @@ class EmbeddedServer:
 
     user = "hivebus"
     system_user = "system"
+    replicas = 1
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class EmbeddedServer:
         start_deadline_s: float = START_DEADLINE_S,
     ) -> None:
         """`port` 0 takes a free one at each start; `profile` says whether every append is synced to disk."""
+        self._data_dir = data_dir
         self._store = data_dir.absolute() / "nats"
         self._home = data_dir.absolute() / "broker"
         self._config = self._home / "nats-server.conf"
@@ -76,6 +79,20 @@ class EmbeddedServer:
     def url(self) -> str:
         """Where clients connect; both users log in with their passwords."""
         return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def access(self) -> Access:
+        """The program's account, with everything."""
+        return Access(urls=(self.url,), user=self.user, password=self.password)
+
+    @property
+    def system_access(self) -> Access:
+        """The system account."""
+        return Access(urls=(self.url,), user=self.system_user, password=self.system_password)
+
+    def again(self) -> EmbeddedServer:
+        """A broker to start after this one ended: on its port, so that connections come back."""
+        return EmbeddedServer(self._data_dir, port=self.port, profile=self._profile, binary=self._binary)
 
     @property
     def pid(self) -> int:

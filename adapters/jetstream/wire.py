@@ -10,14 +10,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from nats.aio.client import Client
+from nats.errors import Error
 
 CANCEL_STEP_S = 0.013
 
 Handler = Callable[[bytes, bytes, bytes, bytes], None]
 
 _logger = logging.getLogger("hivebus.broker")
+
+
+class NoTls(Error):
+    """The server wants to go on without TLS."""
 
 
 class WireClient(Client):
@@ -27,8 +33,9 @@ class WireClient(Client):
     from the loop when the connection goes and comes; `connected` is set in between.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls_only: bool = False) -> None:
         super().__init__()
+        self._tls_only = tls_only
         self.heard_at = 0.0
         self.connected = asyncio.Event()
         self.on_lost: list[Callable[[], None]] = []
@@ -80,6 +87,28 @@ class WireClient(Client):
             await asyncio.wait({reconnecting}, timeout=CANCEL_STEP_S)
         if not self.is_closed:
             await super().close()
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """What the server that we are connected to said of itself: version, cluster, max_payload, ..."""
+        return self._server_info
+
+    def _connect_command(self) -> bytes:
+        # nats-py encrypts if the server asks for it; a stranger in between would simply not ask, and get the password.
+        if self._tls_only and not self._server_info.get("tls_required"):
+            raise NoTls
+        return super()._connect_command()
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except OSError:
+            # After a TLS handshake that failed, nobody ever tells the plain stream that it is closed: nats-py's
+            # `wait_closed` on it, part of every close, would not return.
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call]  # nats-py annotates only some
+                self._transport = None
+            raise
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         handler = self._handlers.get(sid)

@@ -44,6 +44,8 @@ def setting_options() -> list[click.Parameter]:
     settings = import_module("entrypoints.settings")
     options: list[click.Parameter] = []
     for name, field in settings.Settings.model_fields.items():
+        if name in settings.SECRET:
+            continue  # every user of the machine can read a command line
         default = "" if field.default in (None, "") or field.default_factory else f"  [default: {field.default}]"
         options.append(
             click.Option(

@@ -111,7 +111,7 @@ async def test_passwords_persist_and_a_wrong_one_is_refused(tmp_path: Path) -> N
         pass
     async with started(tmp_path) as second:
         assert (second.password, second.system_password) == (first.password, first.system_password)
-        with pytest.raises(StartRefused, match="Authorization"):
+        with pytest.raises(StartRefused, match="refused the user"):
             await connect(second.url, user=second.user, password="wrong", name="test", deadline_s=0.3)
         system = await connect(second.url, user=second.system_user, password=second.system_password, name="test")
         await system.close()
