@@ -28,6 +28,7 @@ import core.kernel.errors
 from adapters.sql import schema
 from core.actions import AGGREGATES, registry
 from core.execution import CommandParameters, PythonParameters, Reference
+from core.kernel.cloud_events import CloudEvent
 from core.kernel.commit import Body
 from core.kernel.errors import HivebusError
 from core.kernel.registry import CommandSpec, QuerySpec, doc_of
@@ -37,7 +38,7 @@ from entrypoints.cli.app import cli
 from entrypoints.cli.failures import Exit
 from entrypoints.http import problems
 from entrypoints.http.aliases import AgentTask
-from entrypoints.http.events import CloudEvent, ReadEvents
+from entrypoints.http.events import ReadEvents
 from entrypoints.settings import FOREIGN, PREFIX, Settings
 from projections.catalogue import QUERIES, VIEWS
 

@@ -17,7 +17,7 @@ from core.kernel.times import rfc3339
 from core.services.dispatch import ReadableViews
 from core.services.positions import PositionGate
 from core.services.scheduler import Scheduler
-from entrypoints.http.decode import from_json
+from entrypoints.decode import from_json
 from entrypoints.http.door import COOKIE, SESSION_S, Door, check_media
 from entrypoints.http.rest import JSON, READ, json_response
 from projections.agents import count_active
