@@ -74,10 +74,11 @@ class EmbeddedServer:
         self.port = port
         self.password = ""
         self.system_password = ""
+        self.client_password = ""
 
     @property
     def url(self) -> str:
-        """Where clients connect; both users log in with their passwords."""
+        """Where clients connect; every user logs in with its password."""
         return f"nats://127.0.0.1:{self.port}"
 
     @property
@@ -142,6 +143,7 @@ class EmbeddedServer:
         name = f"hivebus-{token_hex(8)}"
         passwords = load_passwords(self._home / "passwords.json")
         self.password, self.system_password = passwords.hivebus, passwords.system
+        self.client_password = passwords.client
         text = configuration(
             port=self.port,
             name=name,

@@ -44,12 +44,12 @@ class WireClient(Client):
         self._flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushed.set_result(None)
 
-    async def listen(self, subject: str, handler: Handler) -> int:
+    async def listen(self, subject: str, handler: Handler, *, queue: str = "") -> int:
         """Call `handler(subject, reply, data, headers)` for each message, from the read loop; survives reconnects.
 
-        A handler must not block. Returns the number that `unlisten` takes.
+        A handler must not block. Returns the number that `unlisten` takes. Of a queue group's, one gets each message.
         """
-        subscription = await self.subscribe(subject)
+        subscription = await self.subscribe(subject, queue=queue)
         self._handlers[subscription._id] = handler
         return subscription._id
 
