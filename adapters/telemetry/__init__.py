@@ -18,6 +18,15 @@ LIVE_TASKS = Gauge("hivebus_tasks_live", "Tasks that have not ended, as the sche
 RECORDER_POSITION = Gauge("hivebus_recorder_position", "Newest position that the store holds.", registry=registry)
 VIEWS_POSITION = Gauge("hivebus_views_position", "Newest position that every view has applied.", registry=registry)
 
+EVENTS_PUBLISHED = Counter(
+    "hivebus_events_published_total", "Events passed on to clients of the broker.", registry=registry
+)
+EVENTS_DROPPED = Counter(
+    "hivebus_events_dropped_total",
+    "Events that were recorded and not passed on: the broker was away or slow. GET /api/events has them.",
+    registry=registry,
+)
+
 
 def exposition() -> bytes:
     """All metrics in Prometheus' text format."""
@@ -25,6 +34,8 @@ def exposition() -> bytes:
 
 
 __all__ = [
+    "EVENTS_DROPPED",
+    "EVENTS_PUBLISHED",
     "LIVE_TASKS",
     "RECORDER_POSITION",
     "REFUSED",

@@ -39,7 +39,7 @@ class Lag(Struct, frozen=True):
     delay_ms: int | None
 
 
-def _nothing(_position: int) -> None: ...
+def _nothing(_what: object) -> None: ...
 
 
 class Recorder:
@@ -58,6 +58,7 @@ class Recorder:
         *,
         batch_max: int = 1000,
         on_recorded: Callable[[int], None] = _nothing,
+        on_commits: Callable[[Sequence[tuple[Entry, Body]]], None] = _nothing,
         pace: Pace | None = None,
     ) -> None:
         self._log = log
@@ -66,6 +67,7 @@ class Recorder:
         self._clock = clock
         self._batch_max = batch_max
         self._on_recorded = on_recorded
+        self._on_commits = on_commits
         self._pace = pace
         self._checkpoint = Checkpoint()
         self._delay_ms: int | None = None
@@ -81,6 +83,8 @@ class Recorder:
 
     async def run(self) -> None:
         """Record for ever. `on_recorded` hears the position reached, first the checkpoint, then after each batch.
+
+        `on_commits` hears the commits of a batch once it is recorded, without those that were parked.
 
         Raises Unavailable (code `log_hole`: the log skipped a position), CheckpointMoved (another recorder writes).
         """
@@ -102,12 +106,15 @@ class Recorder:
         old = self._checkpoint
         self._refuse_hole(entries)
         recordings: list[Recording] = []
+        commits: list[tuple[Entry, Body]] = []
         occurred_ms: int | None = None
         for entry in entries:
             recording, body = self._read(entry)
             frontier.append(recording.leaf)
             recordings.append(recording)
             occurred_ms = body.occurred_at if body else None
+            if body is not None:
+                commits.append((entry, body))
         # The time that `?at=` means never decreases, whatever the machine's clock does.
         recorded_ms = max(self._clock.now_ms(), old.recorded_ms)
         new = Checkpoint(position=frontier.size, recorded_ms=recorded_ms, frontier=frontier.encode())
@@ -117,6 +124,7 @@ class Recorder:
             self._delay_ms = recorded_ms - occurred_ms
         _alarm_parked(recordings)
         self._on_recorded(new.position)
+        self._on_commits(commits)
 
     def _refuse_hole(self, entries: Sequence[Entry]) -> None:
         for expected, entry in enumerate(entries, self.position + 1):
