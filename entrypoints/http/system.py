@@ -164,7 +164,7 @@ class System:
                     "max_concurrent_tasks": sum(
                         host.slots for host in self._scheduler.fleet.hosts.values() if host.session
                     ),
-                    "supported_protocols": ["rest"],
+                    "supported_protocols": ["rest", "nats"],
                 },
                 "version": self._vitals.version,
             }
