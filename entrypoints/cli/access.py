@@ -50,7 +50,7 @@ def _nats(place: Place) -> dict[str, str]:
         # The environment may hold what an earlier `env` printed: then it is the server of this machine all the same.
         with contextlib.suppress(Unreachable):
             found = read_connection(data_dir())
-            local = found if found["url"] == place.url else {}
+            local = found if found["url"].rstrip("/") == place.url else {}
     names = ("nats_url", "nats_user", "nats_password", "nats_inbox_prefix")
     return {name.upper(): str(local[name]) for name in names if name in local}
 

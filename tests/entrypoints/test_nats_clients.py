@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import stat
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,26 +20,12 @@ from nats.errors import NoRespondersError
 from adapters.jetstream.server import EmbeddedServer
 from core.actions import registry
 from tests.entrypoints.program import RunningProgram
+from tests.nats_examples import printed
 
 DEADLINE_S = 15.0
 TASK = {"type": "greet", "executor": "command", "parameters": {"argv": ["echo", "hello"]}}
-ENDLESS = TASK | {"parameters": {"argv": ["sleep", "600"]}}
+STUBBORN = TASK | {"parameters": {"argv": ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]}}
 NOBODYS = TASK | {"requires": ["gpu"]}
-
-
-def environment(program: RunningProgram) -> dict[str, str]:
-    """What `hivebus env` prints."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HIVEBUS_", "NATS_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "entrypoints", "env", "--json"],
-        env=inherited | {"HIVEBUS_DATA_DIR": str(program.root)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    printed: dict[str, str] = json.loads(done.stdout)
-    return printed
 
 
 class Nats:
@@ -65,16 +49,16 @@ class Nats:
 
 @asynccontextmanager
 async def connected(program: RunningProgram, **more: Any) -> AsyncIterator[Nats]:
-    printed = environment(program)
+    values = printed(program.root)
     errors: list[str] = []
 
     async def on_error(error: Exception) -> None:
         errors.append(str(error).lower())
 
-    login = {"user": printed["NATS_USER"], "password": printed["NATS_PASSWORD"]}
-    inbox = {"inbox_prefix": printed["NATS_INBOX_PREFIX"].encode()}
+    login = {"user": values["NATS_USER"], "password": values["NATS_PASSWORD"]}
+    inbox = {"inbox_prefix": values["NATS_INBOX_PREFIX"].encode()}
     options: dict[str, Any] = login | inbox | {"error_cb": on_error} | more
-    client = await nats.connect(printed["NATS_URL"], **options)
+    client = await nats.connect(values["NATS_URL"], **options)
     try:
         yield Nats(client, errors)
     finally:
@@ -262,7 +246,7 @@ def own(data_dir: Path) -> Iterator[RunningProgram]:
 
 
 async def test_passwords_are_the_owners_and_stay_through_a_restart(own: RunningProgram) -> None:
-    before = environment(own)
+    before = printed(own.root)
     assert set(before) == {
         *("HIVEBUS_URL", "HIVEBUS_KEY", "NATS_URL", "NATS_USER", "NATS_PASSWORD", "NATS_INBOX_PREFIX")
     }
@@ -278,7 +262,7 @@ async def test_passwords_are_the_owners_and_stay_through_a_restart(own: RunningP
     assert {name: after[name] for name in ("hivebus", "system")} == {
         name: stored[name] for name in ("hivebus", "system")
     }
-    assert environment(own)["NATS_PASSWORD"] == after["client"] != before["NATS_PASSWORD"]
+    assert printed(own.root)["NATS_PASSWORD"] == after["client"] != before["NATS_PASSWORD"]
 
 
 async def test_a_client_goes_on_after_the_broker_was_killed(own: RunningProgram) -> None:
@@ -302,23 +286,20 @@ async def test_a_client_goes_on_after_the_broker_was_killed(own: RunningProgram)
 
 
 async def test_a_stop_answers_what_it_took_and_then_nobody_answers(own: RunningProgram) -> None:
-    async with connected(own, allow_reconnect=False) as me:
-        await me.ask("task.submit", ENDLESS)  # holds the stop up for a while
-        done: list[dict[str, Any]] = []
-        stopped = None
+    async with connected(own) as me:
+        # The stop waits for this one, so the broker is still there when nobody serves any more.
+        own.reaches((await me.ask("task.submit", STUBBORN))["task_id"], "running")
+        outcomes: list[dict[str, Any] | BaseException] = []
         async with asyncio.timeout(DEADLINE_S):
-            while stopped is None:
+            while not any(isinstance(outcome, BaseException) for outcome in outcomes):
                 asked = [asyncio.create_task(me.ask("task.submit", NOBODYS)) for _ in range(20)]
-                if len(done) == 100:
+                if len(outcomes) == 100:
                     own.signal(signal.SIGTERM)
-                for outcome in await asyncio.gather(*asked, return_exceptions=True):
-                    if isinstance(outcome, dict):
-                        done.append(outcome)
-                    else:
-                        stopped = outcome
-        assert isinstance(stopped, NoRespondersError)
-        assert len(done) >= 100
-        assert all(answer["accepted"] for answer in done)
+                outcomes += await asyncio.gather(*asked, return_exceptions=True)
+    answers = [outcome for outcome in outcomes if isinstance(outcome, dict)]
+    assert len(answers) >= 100
+    assert all(answer["accepted"] for answer in answers)
+    assert {type(outcome) for outcome in outcomes if not isinstance(outcome, dict)} == {NoRespondersError}
     assert own.wait() == 0
 
 
