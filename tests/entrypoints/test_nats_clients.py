@@ -58,8 +58,9 @@ async def connected(program: RunningProgram, **more: Any) -> AsyncIterator[Nats]
     login = {"user": values["NATS_USER"], "password": values["NATS_PASSWORD"]}
     inbox = {"inbox_prefix": values["NATS_INBOX_PREFIX"].encode()}
     options: dict[str, Any] = login | inbox | {"error_cb": on_error} | more
-    client = await nats.connect(values["NATS_URL"], **options)
+    client = Client()
     try:
+        await client.connect(values["NATS_URL"], **options)
         yield Nats(client, errors)
     finally:
         await client.close()
