@@ -50,8 +50,10 @@ async def connect(
     return await connect_to(Access(urls=(url,), user=user, password=password), name=name, deadline_s=deadline_s)
 
 
-async def connect_to(access: Access, *, name: str, deadline_s: float = CONNECT_DEADLINE_S) -> WireClient:
-    """A client that reconnects for ever, ten times a second, to any of the addresses.
+async def connect_to(
+    access: Access, *, name: str, inbox: str = "_INBOX", deadline_s: float = CONNECT_DEADLINE_S
+) -> WireClient:
+    """A client that reconnects for ever, ten times a second, to any of the addresses. Answers come under `inbox`.
 
     Raises StartRefused if the first connection fails: at once where a repeat would not help, else after `deadline_s`.
     """
@@ -67,6 +69,7 @@ async def connect_to(access: Access, *, name: str, deadline_s: float = CONNECT_D
                 user_credentials=credentials,
                 tls=context,
                 name=name,
+                inbox_prefix=inbox,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # annotated int, used as seconds
                 ping_interval=PING_INTERVAL_S,

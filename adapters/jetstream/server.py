@@ -20,7 +20,7 @@ from adapters.jetstream.broker import Access
 from adapters.jetstream.broker_files import configuration, load_passwords, write_private
 from adapters.jetstream.pidfile import PidFile
 from core.kernel.errors import StartRefused
-from core.kernel.subjects import CLIENT_USER
+from core.kernel.subjects import CLIENT_USER, HOST_USER
 
 POLL_STEP_S = 0.005
 HELLO_S = 0.25
@@ -47,6 +47,7 @@ class EmbeddedServer:
 
     user = "hivebus"
     system_user = "system"
+    hosts_user = HOST_USER
     replicas = 1
 
     def __init__(
@@ -76,6 +77,7 @@ class EmbeddedServer:
         self.password = ""
         self.system_password = ""
         self.client_password = ""
+        self.hosts_password = ""
 
     @property
     def url(self) -> str:
@@ -96,6 +98,11 @@ class EmbeddedServer:
     def client_access(self) -> Access:
         """The user of programs outside, in the program's account."""
         return Access(urls=(self.url,), user=CLIENT_USER, password=self.client_password)
+
+    @property
+    def hosts_access(self) -> Access:
+        """What an agent host logs in with: commands of hosts and beats, nothing else."""
+        return Access(urls=(self.url,), user=self.hosts_user, password=self.hosts_password)
 
     def again(self) -> EmbeddedServer:
         """A broker to start after this one ended: on its port, so that connections come back."""
@@ -150,6 +157,7 @@ class EmbeddedServer:
         passwords = load_passwords(self._home / "passwords.json")
         self.password, self.system_password = passwords.hivebus, passwords.system
         self.client_password = passwords.client
+        self.hosts_password = passwords.hosts
         text = configuration(
             port=self.port,
             name=name,

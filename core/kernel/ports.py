@@ -104,10 +104,6 @@ class Blobs(Protocol):
         """The bytes, or None. What does not hash to its name is never returned."""
         ...
 
-    async def delete(self, sha256: str) -> bool:
-        """Erase; whether there was something."""
-        ...
-
 
 class Recording(Struct, frozen=True, kw_only=True):
     """An entry on its way into the store, with what the recorder read out of its body."""

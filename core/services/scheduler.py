@@ -36,6 +36,7 @@ IN_FLIGHT_MAX = 256
 SNAPSHOT_EVERY = 50_000
 TURN_S_MAX = 1.0
 ANNOUNCED_S = 2.0
+SUSPECT_S = 0.8
 
 
 class _Image(msgspec.Struct):
@@ -121,7 +122,14 @@ class Scheduler:
         lost = [(e.id, e.fence) for e in entries if (e.id, e.fence) not in listed and self._silent(e, beat.session)]
         runs = [run for task_id, fence in lost if (run := await self._run_of(task_id, fence)) is not None]
         void = tuple((task_id, fence) for task_id, fence in beat.running if self._is_void(task_id, fence))
-        return BeatAnswer(alive=True, term=self.term, run=tuple(runs), cancel=cancels, void=void)
+        return BeatAnswer(alive=True, term=self.term, lease_s=self._lease_s, run=tuple(runs), cancel=cancels, void=void)
+
+    def suspect(self, host_id: str, life: str) -> None:
+        """The connection of a host's life has ended: its session is given up unless it beats again very soon."""
+        host = self.fleet.hosts.get(host_id)
+        if self.leading and host is not None and host.session.startswith(f"{life}.") and host_id not in self._losing:
+            self._losing.add(host_id)
+            self._start(self._doubt(host_id, host.session))
 
     # --- folding ---
 
@@ -226,6 +234,18 @@ class Scheduler:
                 self._losing.add(host.id)
                 reason = f"no beat for {self._lease_s:g} s"
                 self._start(self._lose(LoseHost(host_id=host.id, session=host.session, reason=reason)))
+
+    async def _doubt(self, host_id: str, session: str) -> None:
+        """A broker's restart disconnects healthy hosts too: those beat as soon as they are connected again."""
+        since = self._clock.monotonic()
+        await self._clock.sleep(SUSPECT_S)
+        seen_session, seen = self._beats.get(host_id, ("", since))
+        host = self.fleet.hosts.get(host_id)
+        if host is None or host.session != session or (seen_session == session and seen > since) or not self.leading:
+            self._losing.discard(host_id)
+            return
+        reason = "its connection ended and did not come back"
+        await self._lose(LoseHost(host_id=host_id, session=session, reason=reason))
 
     async def _lose(self, command: LoseHost) -> None:
         try:

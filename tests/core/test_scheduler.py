@@ -23,8 +23,9 @@ from core.kernel.commit import Commit, Entry, Event, subject_of
 from core.kernel.errors import OutcomeUnknown, Unavailable
 from core.kernel.outcomes import RefusalsSuppressed
 from core.services.agent_host import AgentHost
+from core.services.host_door import HostDoor
 from core.services.link import Beat, BeatAnswer, Cancel, Gateway, Run
-from core.services.scheduler import ANNOUNCED_S, Scheduler
+from core.services.scheduler import ANNOUNCED_S, SUSPECT_S, Scheduler
 from core.task import (
     AttemptEnded,
     CancelRequested,
@@ -378,7 +379,7 @@ async def test_a_beat_of_a_session_that_the_log_does_not_know_ends_that_session(
     assert await world.scheduler.beat(beat(("t", 1))) == BeatAnswer(alive=False, term=1, void=(("t", 1),))
     await world.has_fleet()
     assert await world.scheduler.beat(beat(session="s0")) == BeatAnswer(alive=False, term=1)
-    assert await world.scheduler.beat(beat()) == BeatAnswer(alive=True, term=1)
+    assert await world.scheduler.beat(beat()) == BeatAnswer(alive=True, term=1, lease_s=LEASE_S)
 
 
 async def test_a_beat_offers_again_what_must_have_been_lost_on_its_way(world: World) -> None:
@@ -388,7 +389,7 @@ async def test_a_beat_offers_again_what_must_have_been_lost_on_its_way(world: Wo
     world.clock.advance(ANNOUNCED_S + 0.001)
     assert (await world.scheduler.beat(beat())).run == (order,)
     assert (await world.scheduler.beat(beat((order.task_id, order.fence - 1)))).run == (order,)
-    assert await world.scheduler.beat(beat(held)) == BeatAnswer(alive=True, term=1)
+    assert await world.scheduler.beat(beat(held)) == BeatAnswer(alive=True, term=1, lease_s=LEASE_S)
 
 
 async def test_a_beat_names_what_is_void_and_never_what_the_fold_has_not_reached(world: World) -> None:
@@ -406,7 +407,7 @@ async def test_a_cancel_is_passed_on_at_once_and_again_with_each_beat(world: Wor
     assert world.post.cancels == [("h", cancel)]
     for _ in range(2):
         answer = await world.scheduler.beat(beat((order.task_id, order.fence)))
-        assert answer == BeatAnswer(alive=True, term=1, cancel=(cancel,))
+        assert answer == BeatAnswer(alive=True, term=1, lease_s=LEASE_S, cancel=(cancel,))
 
 
 # Leases
@@ -429,6 +430,56 @@ async def test_a_silent_host_is_lost_after_its_lease_and_its_tasks_go_elsewhere(
         outcome="lease_expired",
         error="Its host was lost: no beat for 20 s.",
     )
+
+
+async def has_host(world: World, session: str) -> None:
+    await world.does(RegisterHost(host_id="h", name="box", session=session, executors=["command"], slots=8))
+    await until(lambda: "h" in world.fleet.hosts and world.fleet.hosts["h"].session == session, "the host")
+
+
+async def test_a_host_whose_connection_ended_is_lost_unless_it_beats_again_at_once(world: World) -> None:
+    await has_host(world, "life.1")
+    world.scheduler.suspect("h", "life")
+    await quiet()
+    world.clock.advance(SUSPECT_S - 0.001)
+    await quiet()
+    assert HostLost not in map(type, await world.events("host"))
+    world.clock.advance(0.002)
+    await until(lambda: world.fleet.hosts["h"].session == "", "the loss")
+    reason = "its connection ended and did not come back"
+    assert (await world.events("host"))[-1] == HostLost(session="life.1", reason=reason)
+
+
+async def test_a_host_that_is_connected_again_loses_nothing(world: World) -> None:
+    await has_host(world, "life.1")
+    world.scheduler.suspect("h", "life")
+    await quiet()
+    world.clock.advance(0.1)
+    await world.scheduler.beat(beat(session="life.1"))
+    world.clock.advance(SUSPECT_S)
+    await world.nudge()
+    assert HostLost not in map(type, await world.events("host"))
+
+
+@pytest.mark.parametrize("life", ["earlier", "lif", ""])
+async def test_the_end_of_another_lifes_connection_means_nothing(world: World, life: str) -> None:
+    await has_host(world, "life.1")
+    world.scheduler.suspect("h", life)
+    world.scheduler.suspect("unknown", "life")
+    await quiet()
+    world.clock.advance(SUSPECT_S + 0.1)
+    await world.nudge()
+    assert HostLost not in map(type, await world.events("host"))
+
+
+async def test_a_session_that_began_meanwhile_is_not_the_one_that_was_doubted(world: World) -> None:
+    await has_host(world, "life.1")
+    world.scheduler.suspect("h", "life")
+    await quiet()
+    await has_host(world, "life.2")
+    world.clock.advance(SUSPECT_S + 0.1)
+    await world.nudge()
+    assert HostLost not in map(type, await world.events("host"))
 
 
 async def test_a_beat_renews_the_lease(world: World) -> None:
@@ -542,7 +593,7 @@ async def together(slots: int = 4) -> AsyncIterator[tuple[World, AgentHost, Hand
     gateway = LocalGateway()
     world = World(gateway=gateway)
     hand = HandExecutor()
-    control = LocalControl(world.bus, world.scheduler, "host:h")
+    control = LocalControl(HostDoor(world.bus, REGISTRY), world.scheduler.beat, "h")
     host = AgentHost("h", "box", {"command": hand}, control, world.clock, slots=slots)
     gateway.add(host)
     async with leading(world), running(host.live()):
