@@ -8,9 +8,7 @@ import importlib
 import logging
 import os
 import signal
-import sys
 import time
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
@@ -19,18 +17,19 @@ import orjson
 import uvloop
 
 from adapters.jetstream.broker import Broker
-from core.kernel.errors import HivebusError, StartRefused
+from core.kernel.errors import StartRefused
 from core.kernel.subjects import CLIENT_INBOX
 from entrypoints import settings as settings_module
 from entrypoints.broker import chosen_broker
 from entrypoints.lock import DataDirectory
 from entrypoints.paths import connection_file, write_private
+from entrypoints.process import begin_log, end, explain, tune
 from entrypoints.settings import Settings
 
 if TYPE_CHECKING:
     import socket
 
-    from entrypoints.bootstrap import Program
+    from entrypoints.bootstrap.program import Program
     from entrypoints.http.listener import Listener
 
 logger = logging.getLogger("hivebus")
@@ -41,7 +40,6 @@ BROKER_STOP_S = 3.0
 READY_S_MAX = 60.0
 DRAIN_MARGIN_S = 1.0
 RECORD_S = 1.0
-END_S = 0.5
 VIEWS_STEP_S = 2.0
 
 
@@ -52,12 +50,7 @@ def serve() -> int:
     directory: DataDirectory | None = None
     try:
         settings = settings_module.load()
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            stream=sys.stderr,
-            format="%(asctime)s %(levelname)-7s %(name)s  %(message)s",
-        )
+        begin_log(settings.log_level)
         directory = DataDirectory(settings.data_dir)
         directory.take()
         # The executors' children find the same data directory, whatever their working directory is.
@@ -65,18 +58,10 @@ def serve() -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_Life(settings, chosen_broker(settings), started).run())
     except StartRefused as refusal:
-        return _explain(refusal)
+        return explain(refusal)
     finally:
         if directory is not None:
             directory.release()
-
-
-def tune() -> None:
-    """Settings of the interpreter that this program's shape asks for (docs/decisions/0006)."""
-    # A batch in the store's thread would else keep the loop waiting 5 ms each time it asks for the interpreter.
-    sys.setswitchinterval(0.0005)
-    # A command leaves some fifty objects that die young and no cycles: the collector need not look so often.
-    gc.set_threshold(50_000, 20, 50)
 
 
 class _Life:
@@ -102,12 +87,12 @@ class _Life:
                 )
                 await self._live(program, sockets)
         except (BaseExceptionGroup, Exception) as error:
-            return _explain(error)
+            return explain(error)
         return 0
 
     async def _prepare(self, stack: AsyncExitStack) -> tuple[Any, list[socket.socket]]:
         """Start the broker while the rest of the program is imported: together they are most of a start."""
-        imported = asyncio.create_task(asyncio.to_thread(importlib.import_module, "entrypoints.bootstrap"))
+        imported = asyncio.create_task(asyncio.to_thread(importlib.import_module, "entrypoints.bootstrap.program"))
         stack.push_async_callback(self._stop_broker)
         chosen = self._settings
         try:
@@ -140,21 +125,20 @@ class _Life:
                 await self._stop.wait()
                 await self._drain(program, lives)
             await program.scheduler.save()
-            await _end([*services, lives])
+            await end([*services, lives])
 
     async def _until_ready(self, program: Program) -> bool:
         """Prepare the listeners, wait for leader, host and views, then answer; False if a signal came first."""
         for listener in self._listeners:
             await listener.prepare()
-        await program.spawn_first_agents(self._settings)
-        head = await program.log.head()
         deadline = time.monotonic() + READY_S_MAX
-        while not (program.scheduler.leading and program.host.session):
+        while not (program.scheduler.leading and program.host.registered):
             if self._stop.is_set():
                 return False
             if time.monotonic() > deadline:
                 raise StartRefused("No scheduler led within a minute.", remedy="Look at the log lines above.")
             await asyncio.sleep(0.005)
+        head = await program.log.head()
         # What was acknowledged before the start is visible after it, however long views that are folded anew take.
         while not await program.applied.wait_for(head, VIEWS_STEP_S):
             logger.info(
@@ -243,17 +227,6 @@ class _Life:
         )
 
 
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel services until they have ended."""
-    for task in tasks:
-        task.cancel()
-    while (await asyncio.wait(tasks, timeout=END_S))[1]:
-        # Python 3.11's asyncio.wait_for loses a cancellation that meets a result (gh-86296), and a task group never
-        # repeats one: so it goes to whatever still runs, not to the services alone.
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-
-
 def _bind(address: str, port: int, setting: str) -> socket.socket:
     from entrypoints.http.listener import bind  # noqa: PLC0415 - imported by bootstrap already
 
@@ -262,23 +235,3 @@ def _bind(address: str, port: int, setting: str) -> socket.socket:
 
 def _shown(address: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, address)  # noqa: S104 - only shown
-
-
-def _explain(error: BaseException) -> int:
-    """Why it ends, a sentence and a remedy for each reason; tracebacks only at level debug. The exit code."""
-    for leaf in _leaves(error):
-        if isinstance(leaf, HivebusError):
-            sentence, remedy = leaf.sentence, leaf.remedy
-        else:
-            first_line = next(iter(str(leaf).splitlines()), "")
-            sentence = f"it cannot go on: {type(leaf).__name__}: {first_line}"
-            remedy = "HIVEBUS_LOG_LEVEL=debug shows where this came from; please report it."
-            logger.debug("", exc_info=leaf)
-        print(f"hivebus: {sentence}" + (f"\n  {remedy}" if remedy else ""), file=sys.stderr)
-    return 1
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [] if isinstance(error, asyncio.CancelledError) else [error]

@@ -19,13 +19,18 @@ def data_dir() -> Path:
 
 
 def connection_file(root: Path) -> Path:
-    """Where a running server says how to reach it: JSON with url, ui_url and pid. Gone when nothing runs."""
+    """Where a running server says how to reach it: JSON with url, ui_url, nats_url and pid. Gone when nothing runs."""
     return root / "connection.json"
 
 
 def admin_key_file(root: Path) -> Path:
     """The admin key: one line, readable by its owner only."""
     return root / "admin.key"
+
+
+def host_key_file(root: Path) -> Path:
+    """The key of agent hosts, good for blobs only: one line, readable by its owner only."""
+    return root / "host.key"
 
 
 def write_private(path: Path, text: str) -> None:

@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     )
     bind: str = Field("127.0.0.1", description="Address of the listeners.")
     allowed_hosts: str = Field("", description="Host names beside loopback's that may be called, separated by commas.")
+    host_name: str = Field("", max_length=64, description="Name of the agent host; the machine's, if it is empty.")
     slots: int = Field(32, ge=1, le=4096, description="Attempts that this process's host runs at once.")
     shell_slots: int = Field(
         0,

@@ -59,13 +59,14 @@ class EmbeddedServer:
         binary: Path | None = None,
         start_deadline_s: float = START_DEADLINE_S,
     ) -> None:
-        """`port` 0 takes a free one at each start; `profile` says whether every append is synced to disk."""
+        """`port` 0 takes a free one, at each start the same if it can; `profile`: whether every append is synced."""
         self._data_dir = data_dir
         self._store = data_dir.absolute() / "nats"
         self._home = data_dir.absolute() / "broker"
         self._config = self._home / "nats-server.conf"
         self._log = self._home / "nats-server.log"
         self._early = self._home / "nats-server.stderr"
+        self._port_file = self._home / "port"
         self._pid_file = PidFile(self._home / "nats-server.pid", config=self._config)
         self._wanted_port = port
         self._profile = profile
@@ -123,8 +124,11 @@ class EmbeddedServer:
         await self._pid_file.end_left_over()
         tries = PORT_TRIES_MAX if self._wanted_port == 0 else 1
         for left in range(tries - 1, -1, -1):
-            self.port = self._wanted_port or _free_port()
+            # The port of the last start, if it can be had: whoever was connected then comes back by itself.
+            remembered = self._remembered_port() if left == tries - 1 else 0
+            self.port = self._wanted_port or remembered or _free_port()
             if await self._start_once(binary):
+                write_private(self._port_file, f"{self.port}\n")
                 return
             said = self._tail()
             # Between choosing a free port and the broker's bind, somebody else may have taken it.
@@ -150,6 +154,13 @@ class EmbeddedServer:
         """The broker's exit code, once it has ended; negative for the signal that ended it."""
         assert self._process is not None, "the broker was not started"
         return await self._process.wait()
+
+    def _remembered_port(self) -> int:
+        try:
+            port = int(self._port_file.read_text())
+        except (OSError, ValueError):
+            return 0
+        return port if _is_free(port) else 0
 
     async def _start_once(self, binary: Path) -> bool:
         """Whether the broker serves; if not, it has ended."""
@@ -245,6 +256,16 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return False
+        return True
 
 
 async def _server_name(port: int) -> str | None:

@@ -60,11 +60,13 @@ class AgentHost:
         beat_s: float = 5.0,
         self_stop_s: float = 15.0,
         agents: Sequence[FirstAgent] = (),
+        life: str | None = None,
     ) -> None:
         self.host_id = host_id
         self.session = ""
+        self.began = asyncio.Event()
         # One life of this process; its sessions are numbered. The broker tells a life's end by its connection's name.
-        self.life = str(uuid7(clock.now_ms()))
+        self.life = life or str(uuid7(clock.now_ms()))
         self._sessions = 0
         self._agents = tuple(agents)
         self._nudged = asyncio.Event()
@@ -213,6 +215,7 @@ class AgentHost:
         except BaseException:
             self.session = ""
             raise
+        self.began.set()
         logger.info("Host %s began session %s with %d slots.", self._name, session, self._slots)
 
     def _obey(self, answer: BeatAnswer) -> None:

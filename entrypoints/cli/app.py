@@ -58,6 +58,12 @@ def _up() -> click.Command:
     return up_verb()
 
 
+def _agent_host() -> click.Command:
+    from entrypoints.cli.machine import agent_host_verb  # noqa: PLC0415
+
+    return agent_host_verb()
+
+
 def _verify() -> click.Command:
     from entrypoints.cli.machine import verify_verb  # noqa: PLC0415
 
@@ -102,7 +108,7 @@ By = dict[str, Callable[[], click.Command]]
 
 # Written by hand, because they deserve it. Everything else comes from the registry and the table of queries.
 BY_HAND: dict[str, By] = {
-    "": {"up": _up, "status": _status, "verify": _verify, "env": _env, "key": _key},
+    "": {"up": _up, "agent-host": _agent_host, "status": _status, "verify": _verify, "env": _env, "key": _key},
     "task": {"submit": _submit, "watch": _watch},
     "log": {"tail": _tail},
 }

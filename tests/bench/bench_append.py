@@ -30,7 +30,7 @@ from core.kernel.codec import Codec
 from core.kernel.command_bus import Caller, CommandBus
 from core.kernel.ids import uuid7
 from core.task import SubmitTask
-from entrypoints.lifecycle import tune
+from entrypoints.process import tune
 
 APPENDS = 20_000
 IN_FLIGHT = 256

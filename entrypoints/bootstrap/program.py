@@ -1,4 +1,4 @@
-"""The composition root: the only place that joins ports to adapters."""
+"""The program: log, store, views, scheduler, a host and the listeners, joined."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import asyncio
 import hashlib
 import inspect
 import logging
-import os
 import secrets
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -21,13 +19,15 @@ import core.scheduling.fleet
 import core.task.events
 from adapters.blobs.files import FileBlobs
 from adapters.clock import SystemClock
-from adapters.executors.command import CommandExecutor
 from adapters.executors.host import Host
-from adapters.executors.python import PythonExecutor
+from adapters.jetstream import hosts
+from adapters.jetstream.advisories import watch_disconnects
 from adapters.jetstream.broker import Broker
 from adapters.jetstream.channel import ClientChannel
 from adapters.jetstream.connection import connect_to, ensure_stream
+from adapters.jetstream.hosts import NatsGateway
 from adapters.jetstream.log import JetStreamLog
+from adapters.jetstream.wire import WireClient
 from adapters.memory.hosts import LocalControl, LocalGateway
 from adapters.secrets import FileSecrets
 from adapters.snapshots import FileSnapshots
@@ -37,14 +37,13 @@ from adapters.sql.verify import verify as verify_views
 from adapters.sql.views import SqlViews
 from adapters.telemetry import EVENTS_DROPPED, EVENTS_PUBLISHED
 from core.actions import registry as make_registry
-from core.agent import SpawnAgent
 from core.kernel.codec import Codec
-from core.kernel.command_bus import Caller, CommandBus
-from core.kernel.ids import derive, from_key, uuid7
+from core.kernel.command_bus import CommandBus
 from core.kernel.registry import Registry
 from core.kernel.subjects import CLIENT_USER
 from core.services.agent_host import AgentHost
 from core.services.dispatch import Dispatcher, Principal
+from core.services.host_door import HostDoor
 from core.services.log_care import compare, refuse_unless_equal
 from core.services.pace import Pace
 from core.services.positions import PositionGate
@@ -53,6 +52,7 @@ from core.services.recorder import Recorder
 from core.services.relay import Relay
 from core.services.scheduler import Scheduler
 from core.services.vault import Vault
+from entrypoints.bootstrap.agents import Identity, kept, make_host
 from entrypoints.http.aliases import add_aliases
 from entrypoints.http.blobs import add_blobs
 from entrypoints.http.door import Door, load_key
@@ -62,13 +62,11 @@ from entrypoints.http.pages import add_pages
 from entrypoints.http.rest import add_queries, add_routes
 from entrypoints.http.system import System, Vitals
 from entrypoints.nats.commands import Commands
-from entrypoints.paths import admin_key_file, write_private
+from entrypoints.paths import admin_key_file, host_key_file
 from entrypoints.settings import Settings
 from projections.catalogue import QUERIES, VIEWS
 
 logger = logging.getLogger("hivebus")
-
-SYSTEM = "system:setup"
 
 # Of a busy process's time; what is left belongs to commands. Beyond the lag (in commits) nobody rests.
 RECORDER_SHARE = 0.06
@@ -90,6 +88,7 @@ class Program(Struct, frozen=True, kw_only=True):
     relay: Relay
     scheduler: Scheduler
     host: AgentHost
+    host_door: HostDoor
     dispatcher: Dispatcher
     commands: Commands
     door: Door
@@ -115,15 +114,6 @@ class Program(Struct, frozen=True, kw_only=True):
         while True:
             await asyncio.sleep(1.0)
             await self.bus.refusals.flush()
-
-    async def spawn_first_agents(self, settings: Settings) -> None:
-        """On a fresh log: one agent of each built-in type. Whoever retires one keeps it retired."""
-        shell_slots = settings.shell_slots or max(2, os.cpu_count() or 2)
-        for kind, slots in (("shell", shell_slots), ("python", settings.python_slots)):
-            command_id = from_key(SYSTEM, f"first agent {kind}")
-            if not await self.bus.position_of("agent", str(derive(command_id, "agent"))):
-                command = SpawnAgent(type=kind, name=kind, slots=slots)
-                await self.bus.execute(command, Caller(actor=SYSTEM, command_id=command_id))
 
     def api_app(self) -> Sanic[Any, Any]:
         """The REST API."""
@@ -168,7 +158,8 @@ async def joined(settings: Settings, broker: Broker, version: str) -> AsyncItera
     root = settings.data_dir
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        client = await connect_to(broker.access, name="hivebus")
+        identity = Identity.of(root, settings, clock)
+        client = await connect_to(broker.access, name=identity.connection)
         stack.push_async_callback(client.close)
         replicas = await ensure_stream(client, replicas=broker.replicas)
         clients = await connect_to(broker.access, name="hivebus-clients")
@@ -184,7 +175,27 @@ async def joined(settings: Settings, broker: Broker, version: str) -> AsyncItera
         machine = await Host.open(root, blobs, secret_files)
         stack.push_async_callback(machine.close)
         channel = ClientChannel(clients)
-        yield _join(settings, version, clock, log, channel, store, views, blobs, secret_files, machine)
+        program = _join(
+            settings, version, clock, identity, client, log, channel, store, views, blobs, secret_files, machine
+        )
+        await _link(stack, broker, client, program)
+        yield program
+
+
+async def _link(stack: AsyncExitStack, broker: Broker, client: WireClient, program: Program) -> None:
+    """Let hosts elsewhere reach the bus and the scheduler, and the broker tell of those that are gone."""
+    scheduler = program.scheduler
+    for responder in (
+        hosts.commands(client, program.host_door, program.registry),
+        hosts.beats(client, scheduler.beat, lambda: scheduler.leading),
+    ):
+        await responder.start()
+        stack.push_async_callback(responder.close)
+    client.on_back.append(program.host.nudge)
+    if broker.system_access is not None:
+        system = await connect_to(broker.system_access, name="hivebus-system")
+        stack.push_async_callback(system.close)
+        await watch_disconnects(system, scheduler.suspect)
 
 
 async def verify(root: Path, progress: Callable[[int, int], None]) -> Report:
@@ -196,6 +207,8 @@ def _join(
     settings: Settings,
     version: str,
     clock: SystemClock,
+    identity: Identity,
+    client: WireClient,
     log: JetStreamLog,
     channel: ClientChannel,
     store: SqlStore,
@@ -211,7 +224,7 @@ def _join(
     bus = CommandBus(
         log, registry, codec, clock, store, cache_max=settings.cache_aggregates, cache_ttl_s=settings.cache_ttl_s
     )
-    gateway = LocalGateway()
+    gateway = LocalGateway(beyond=NatsGateway(client))
     scheduler = Scheduler(
         log,
         bus,
@@ -222,20 +235,15 @@ def _join(
         version=_fold_version(),
         lease_s=settings.lease_s,
     )
-    host_id = _kept(root / "host.id", lambda: str(uuid7()))
-    host = AgentHost(
-        host_id,
-        socket.gethostname(),
-        {executor.name: executor for executor in (CommandExecutor(machine), PythonExecutor(machine))},
-        LocalControl(bus, scheduler, f"host:{host_id}"),
-        clock,
-        slots=settings.slots,
-        beat_s=settings.beat_s,
-        self_stop_s=settings.self_stop_s,
-    )
+    host_door = HostDoor(bus, registry)
+    host = make_host(settings, identity, machine, LocalControl(host_door, scheduler.beat, identity.id), clock)
     gateway.add(host)
-    fingerprint_key = bytes.fromhex(_kept(root / "fingerprint.key", lambda: secrets.token_hex(32)))
-    door = Door(load_key(admin_key_file(root)), hosts=_hosts(settings.allowed_hosts))
+    fingerprint_key = bytes.fromhex(kept(root / "fingerprint.key", lambda: secrets.token_hex(32)))
+    door = Door(
+        load_key(admin_key_file(root)),
+        host_key=load_key(host_key_file(root)),
+        hosts=_hosts(settings.allowed_hosts),
+    )
 
     def executed() -> int:
         return bus.executed
@@ -262,7 +270,7 @@ def _join(
         live_tasks=lambda: len(scheduler.fleet.tasks),
         live_tasks_max=settings.live_tasks_max,
     )
-    client = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
+    principal = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
     vitals = Vitals(version=version, started_ms=clock.now_ms(), slots=settings.slots)
     return Program(
         registry=registry,
@@ -300,8 +308,9 @@ def _join(
         relay=relay,
         scheduler=scheduler,
         host=host,
+        host_door=host_door,
         dispatcher=dispatcher,
-        commands=Commands(channel, registry, dispatcher, clock, client, version=version),
+        commands=Commands(channel, registry, dispatcher, clock, principal, version=version),
         door=door,
         system=System(vitals, log, views, clock, recorded, applied, scheduler, door),
         vitals=vitals,
@@ -314,15 +323,6 @@ def _join(
 
 def _hosts(text: str) -> frozenset[str]:
     return frozenset(name.strip().lower() for name in text.split(",") if name.strip())
-
-
-def _kept(path: Path, make: Callable[[], str]) -> str:
-    """The content of a small private file, made at the first start."""
-    if path.exists():
-        return path.read_text().strip()
-    text = make()
-    write_private(path, text + "\n")
-    return text
 
 
 def _fold_version() -> str:
