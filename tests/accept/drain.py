@@ -25,6 +25,7 @@ from core.kernel.command_bus import Caller, CommandBus
 from core.kernel.errors import Refused
 from core.services.agent_host import AgentHost
 from core.services.host_door import HostDoor
+from core.services.leadership import Kept
 from core.services.link import Beat, BeatAnswer
 from core.services.scheduler import Scheduler
 from core.task import SubmitTask
@@ -170,7 +171,7 @@ async def _held_back(options: Options) -> Figures:
     codec = Codec(registry)
     bus = CommandBus(log, registry, codec, clock, store)
     gateway = LocalGateway()
-    scheduler = Scheduler(log, bus, codec, clock, gateway, NoSnapshots(), version="test", lease_s=lease_s)
+    scheduler = Scheduler(log, bus, codec, clock, gateway, NoSnapshots(), version="test", lease_s=lease_s, role=Kept())
     executors = [Deaf(), Deaf()]
     door = HostDoor(bus, registry)
     controls = [HeldBack(LocalControl(door, scheduler.beat, f"host-{name}")) for name in "ab"]

@@ -13,6 +13,7 @@ import pytest
 from msgspec import Struct
 
 from adapters.memory.hosts import LocalControl, LocalGateway
+from adapters.memory.lease import MemoryLeases
 from adapters.memory.log import MemoryLog
 from adapters.memory.store import MemoryStore
 from core.agent import SpawnAgent
@@ -22,8 +23,11 @@ from core.kernel.command_bus import Accepted, Caller, CommandBus
 from core.kernel.commit import Commit, Entry, Event, subject_of
 from core.kernel.errors import OutcomeUnknown, Unavailable
 from core.kernel.outcomes import RefusalsSuppressed
+from core.kernel.ports import Lease
+from core.scheduling.election import SCHEDULER_ID, ElectScheduler
 from core.services.agent_host import AgentHost
 from core.services.host_door import HostDoor
+from core.services.leadership import Kept
 from core.services.link import Beat, BeatAnswer, Cancel, Gateway, Run
 from core.services.scheduler import ANNOUNCED_S, SUSPECT_S, Scheduler
 from core.task import (
@@ -137,7 +141,12 @@ class World:
         self.scheduler = self.another(images=self.images, gateway=gateway)
 
     def another(
-        self, *, images: Images | None = None, gateway: Gateway | None = None, version: str = "v1"
+        self,
+        *,
+        images: Images | None = None,
+        gateway: Gateway | None = None,
+        version: str = "v1",
+        role: Lease | None = None,
     ) -> Scheduler:
         """One more scheduler on this log."""
         return Scheduler(
@@ -149,6 +158,7 @@ class World:
             images or Images(),
             version=version,
             lease_s=LEASE_S,
+            role=role or Kept(),
         )
 
     async def does(self, command: Struct) -> Accepted:
@@ -263,7 +273,52 @@ async def test_a_scheduler_stops_when_another_was_elected_and_the_other_leads_on
         with pytest.raises(ExceptionGroup) as caught:
             await deposed
     assert [getattr(error, "code", None) for error in caught.value.exceptions] == ["deposed"]
-    assert (world.scheduler.leading, other.term) == (False, 2)
+    assert (world.scheduler.leading, other.fleet.term) == (False, 2)
+
+
+async def test_of_two_that_may_lead_one_does_and_the_other_follows_at_once_when_it_is_cut_off() -> None:
+    world, leases = World(), MemoryLeases(ttl_s=0.3)
+    roles = [leases.lease("scheduler") for _ in range(2)]
+    first, second = (world.another(role=role) for role in roles)
+    async with running(first.run()):
+        await until(lambda: first.leading, "the first leader")
+        async with running(second.run()):
+            await world.does(submit())
+            await until(lambda: second.fleet.position == 2, "the fold of the one that stands by")
+            assert not second.leading
+            roles[0].reachable = False
+            await until(lambda: second.leading, "the second leader")
+            assert (first.leading, second.term) == (False, second.fleet.term)
+            with pytest.raises(Unavailable):
+                await first.beat(beat())
+            roles[0].reachable = True
+        await until(lambda: first.leading, "the first again")
+    assert (await world.events("scheduler"))[3:] == []
+
+
+async def test_a_deposed_scheduler_that_may_lead_again_stands_by_instead_of_ending() -> None:
+    world = World()
+    other = world.another(role=MemoryLeases(ttl_s=30).lease("scheduler"))
+    async with running(other.run()):
+        await until(lambda: other.leading, "the election")
+        await world.does(ElectScheduler(scheduler_id=SCHEDULER_ID, leader="a third"))
+        await until(lambda: other.fleet.leader not in ("", "a third"), "an election after that of the third")
+        await until(lambda: other.leading, "the lead")
+
+
+async def test_without_a_role_the_fleet_is_known_and_nothing_is_decided() -> None:
+    world = World()
+    images = Images()
+    follower = world.another(images=images)
+    follower._role = None
+    async with running(follower.run()):
+        await world.does(RegisterHost(host_id="h", name="box", session="s1", executors=["command"], slots=8))
+        await world.does(SpawnAgent(type="shell"))
+        await world.does(submit())
+        await until(lambda: follower.fleet.position == 3, "the fold")
+        assert (len(follower.fleet.tasks), follower.leading) == (1, False)
+        await follower.save()
+    assert (await world.log.head(), images.image) == (3, None)
 
 
 async def test_an_election_that_the_log_does_not_take_is_tried_again() -> None:
@@ -273,7 +328,7 @@ async def test_an_election_that_the_log_does_not_take_is_tried_again() -> None:
         await until(lambda: world.clock.sleeping == 1, "the pause")
         world.clock.advance(1.0)
         await until(lambda: world.scheduler.leading, "the election")
-    assert world.scheduler.term == 1
+    assert world.scheduler.fleet.term == 1
 
 
 # Deciding
