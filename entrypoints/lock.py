@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from core.kernel.errors import StartRefused
+
+# Whoever asks for so many roles wants a program of its own, not a part beside another.
+ALONE = 3
+TRIES = 5
+TRY_S = 0.02
 
 
 class DataDirectory:
@@ -31,7 +40,7 @@ class DataDirectory:
         for role in sorted(roles):
             lock = self._open(f"{role}.lock")
             if not _locked(lock, fcntl.LOCK_EX):
-                raise self._in_use(lock, role)
+                raise self._in_use(lock, role if len(roles) < ALONE else "")
             _sign(lock)
         _sign(file)
 
@@ -51,6 +60,16 @@ class DataDirectory:
             return not _locked(file, fcntl.LOCK_SH)
         finally:
             os.close(file)
+
+    @asynccontextmanager
+    async def one_at_a_time(self) -> AsyncIterator[None]:
+        """Processes of one directory make its keys and databases one after the other."""
+        file = self._open("start.lock")
+        await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
 
     def release(self) -> None:
         """Give everything back."""
@@ -82,11 +101,16 @@ class DataDirectory:
 
 
 def _locked(file: int, kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    """Whether it is locked now. Who looks whether a lock is held (`has`) holds it for a moment: that is waited out."""
+    for left in range(TRIES - 1, -1, -1):
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if left and kind == fcntl.LOCK_EX:
+                time.sleep(TRY_S)
+        else:
+            return True
+    return False
 
 
 def _sign(file: int) -> None:

@@ -34,6 +34,7 @@ QUEUE = "bus"
 MESSAGE_MAX_BYTES = 768 * 1024
 IN_FLIGHT_MAX = 512
 ANSWER_S = 10.0
+BEAT_S = 2.0
 
 _HOST_ID = re.compile(r"[A-Za-z0-9-]{1,64}").fullmatch
 _encode = msgspec.json.Encoder().encode
@@ -135,21 +136,22 @@ class NatsControl:
                 f"The command has {len(payload)} bytes; at most {MESSAGE_MAX_BYTES} are sent.",
                 remedy="Return less, and keep large values as blobs.",
             )
-        answer = await self._ask(f"{HOST_COMMANDS}.{self._registry.command_of(command).name}", payload)
+        name = self._registry.command_of(command).name
+        answer = await self._ask(f"{HOST_COMMANDS}.{name}", payload, self._answer_s)
         if answer.position is None:
             raise Unavailable("The bus gave an answer without a position.")
         return answer.position
 
     async def beat(self, beat: Beat) -> BeatAnswer:
         """Ask the scheduler that leads."""
-        answer = await self._ask(HOST_BEAT, _encode(beat))
+        answer = await self._ask(HOST_BEAT, _encode(beat), BEAT_S)
         if answer.beat is None:
             raise Unavailable("The scheduler gave an answer without a beat.")
         return answer.beat
 
-    async def _ask(self, subject: str, payload: bytes) -> _Answer:
+    async def _ask(self, subject: str, payload: bytes, timeout_s: float) -> _Answer:
         try:
-            reply = await self._requests.one(subject, payload, timeout_s=self._answer_s)
+            reply = await self._requests.one(subject, payload, timeout_s=timeout_s)
             answer = msgspec.json.decode(reply.data, type=_Answer)
         except NoAnswer:
             raise Unavailable(

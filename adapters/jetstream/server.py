@@ -185,7 +185,7 @@ class EmbeddedServer:
             async with asyncio.timeout(self._start_deadline_s):
                 while self._process.returncode is None:
                     # The name proves that it is ours who answers, and not a stranger who had the port before.
-                    if await _server_name(self.port) == name:
+                    if await server_name(self.port) == name:
                         return True
                     await asyncio.sleep(POLL_STEP_S)
         except TimeoutError:
@@ -268,7 +268,7 @@ def _is_free(port: int) -> bool:
         return True
 
 
-async def _server_name(port: int) -> str | None:
+async def server_name(port: int) -> str | None:
     """The name in the first line that a nats-server sends; None while nobody, or somebody else, answers."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -9,13 +9,15 @@ from typing import Any
 from core.kernel.ports import Lease
 
 
-async def hold(lease: Lease, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def hold(lease: Lease, work: Callable[[], Coroutine[Any, Any, None]], *, within_s: float | None = None) -> None:
     """Wait for the lease and work until it is lost or the work is done; it is given back however this ends.
 
-    The work is cancelled before anybody else can begin. What it raises is raised.
+    The work is cancelled before anybody else can begin. What it raises is raised; TimeoutError where the lease was
+    not had `within_s`.
     """
     try:
-        await lease.acquire()
+        async with asyncio.timeout(within_s):
+            await lease.acquire()
         await _until_lost(lease, work)
     finally:
         await lease.release()

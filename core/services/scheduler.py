@@ -239,6 +239,7 @@ class Scheduler:
             await self._turn()
         # A leader that just began knows no beats: every host gets a whole lease from its first look at it.
         self._beats.clear()
+        logger.info("This scheduler leads in term %d.", self.term)
 
     async def _turn(self) -> None:
         """Wait for something new on the log, a finished command, or a time that is due."""

@@ -22,7 +22,7 @@ from adapters.jetstream.advisories import connection_name
 from adapters.jetstream.broker import Access
 from adapters.jetstream.broker_files import Passwords
 from adapters.jetstream.connection import connect_to
-from adapters.jetstream.hosts import INBOX, NatsControl, listen
+from adapters.jetstream.hosts import NatsControl, listen
 from adapters.jetstream.server import EmbeddedServer
 from adapters.secrets import FileSecrets
 from core.actions import registry as make_registry
@@ -30,6 +30,7 @@ from core.host import FirstAgent
 from core.kernel.errors import StartRefused
 from core.kernel.ids import uuid7
 from core.kernel.ports import Clock
+from core.kernel.subjects import HOST_INBOX
 from core.services.agent_host import AgentHost
 from core.services.link import Control
 from entrypoints.broker import chosen_broker
@@ -105,7 +106,7 @@ async def joined(settings: Settings, place: Place) -> AsyncIterator[AgentHost]:
     clock = SystemClock()
     identity = Identity.of(place.root, settings, clock)
     async with AsyncExitStack() as stack:
-        client = await connect_to(place.broker, name=identity.connection, inbox=INBOX)
+        client = await connect_to(place.broker, name=identity.connection, inbox=HOST_INBOX)
         stack.push_async_callback(client.close)
         control = NatsControl(client, make_registry(), identity.id)
         await control.start()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
-from sanic import Sanic
+from msgspec.structs import replace
 
 import core.scheduling.fleet
 import core.task.events
@@ -25,7 +25,8 @@ from adapters.jetstream.advisories import watch_disconnects
 from adapters.jetstream.broker import Broker
 from adapters.jetstream.channel import ClientChannel
 from adapters.jetstream.connection import connect_to, ensure_stream
-from adapters.jetstream.hosts import NatsGateway
+from adapters.jetstream.hosts import NatsControl, NatsGateway
+from adapters.jetstream.lease import JetStreamLeases
 from adapters.jetstream.log import JetStreamLog
 from adapters.jetstream.wire import WireClient
 from adapters.memory.hosts import LocalControl, LocalGateway
@@ -39,13 +40,18 @@ from adapters.telemetry import EVENTS_DROPPED, EVENTS_PUBLISHED
 from core.actions import registry as make_registry
 from core.kernel.codec import Codec
 from core.kernel.command_bus import CommandBus
+from core.kernel.errors import StartRefused
+from core.kernel.ports import Lease
 from core.kernel.registry import Registry
 from core.kernel.subjects import CLIENT_USER
 from core.services.agent_host import AgentHost
 from core.services.dispatch import Dispatcher, Principal
 from core.services.host_door import HostDoor
+from core.services.leadership import Kept, hold
+from core.services.link import Beat, BeatAnswer
 from core.services.log_care import compare, refuse_unless_equal
 from core.services.pace import Pace
+from core.services.position_follower import PositionFollower
 from core.services.positions import PositionGate
 from core.services.projector import Projector
 from core.services.recorder import Recorder
@@ -53,16 +59,11 @@ from core.services.relay import Relay
 from core.services.scheduler import Scheduler
 from core.services.vault import Vault
 from entrypoints.bootstrap.agents import Identity, kept, make_host
-from entrypoints.http.aliases import add_aliases
-from entrypoints.http.blobs import add_blobs
 from entrypoints.http.door import Door, load_key
-from entrypoints.http.events import add_events
-from entrypoints.http.listener import make_app
-from entrypoints.http.pages import add_pages
-from entrypoints.http.rest import add_queries, add_routes
 from entrypoints.http.system import System, Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
+from entrypoints.roles import AGENTS, RECORDER, SCHEDULER
 from entrypoints.settings import Settings
 from projections.catalogue import QUERIES, VIEWS
 
@@ -73,11 +74,15 @@ RECORDER_SHARE = 0.06
 PROJECTOR_SHARE = 0.08
 RELAY_SHARE = 0.05
 LAG_MAX = 50_000
+# A recorder that went down gives its lease back, or loses it after 12 s.
+SOLE_S = 30.0
 
 
 class Program(Struct, frozen=True, kw_only=True):
-    """Everything that runs, joined and not yet started."""
+    """Everything that runs in this process, joined and not yet started: what its roles say."""
 
+    roles: frozenset[str]
+    recording: Lease
     registry: Registry
     bus: CommandBus
     log: JetStreamLog
@@ -87,7 +92,8 @@ class Program(Struct, frozen=True, kw_only=True):
     projector: Projector
     relay: Relay
     scheduler: Scheduler
-    host: AgentHost
+    follower: PositionFollower
+    host: AgentHost | None
     host_door: HostDoor
     dispatcher: Dispatcher
     commands: Commands
@@ -101,60 +107,41 @@ class Program(Struct, frozen=True, kw_only=True):
 
     def services(self) -> list[Coroutine[Any, Any, None]]:
         """The loops. One that ends brings the program down."""
-        return [
-            self.log.watch(),
-            self.recorder.run(),
-            self.projector.run(),
-            self.relay.run(),
-            self.scheduler.run(),
-            self._refusals(),
-        ]
+        writes = self._record() if RECORDER in self.roles else self.follower.run()
+        return [self.log.watch(), self.scheduler.run(), self._refusals(), writes]
+
+    async def _record(self) -> None:
+        """Record and project whenever the role is ours. Store and views are files of this machine alone."""
+        within_s: float | None = SOLE_S
+        while True:
+            try:
+                await hold(self.recording, self._write, within_s=within_s)
+            except TimeoutError:
+                raise StartRefused(
+                    "Another recorder writes the store of this broker, on another machine or in another directory.",
+                    code="already_running",
+                    remedy="With SQLite there is one: stop that one, or start this process there with other roles.",
+                ) from None
+            within_s = None
+
+    async def _write(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.recorder.run())
+            group.create_task(self.projector.run())
+            group.create_task(self.relay.run())
 
     async def _refusals(self) -> None:
         while True:
             await asyncio.sleep(1.0)
             await self.bus.refusals.flush()
 
-    def api_app(self) -> Sanic[Any, Any]:
-        """The REST API."""
-        app = make_app("hivebus-api", first=True)
-        self._add_api(app)
-        return app
-
-    def ui_app(self) -> Sanic[Any, Any]:
-        """The page, and the API beside it so that the page has one origin."""
-        app = make_app("hivebus-ui", first=False)
-        self._add_api(app)
-        add_pages(app)
-        return app
-
-    def tools_app(self) -> Sanic[Any, Any]:
-        """For tools that look and never touch: every query, as of any position, and the events to replay."""
-        app = make_app("hivebus-tools", first=False)
-        add_queries(app, self.registry, self.dispatcher, self.door)
-        add_events(app, self.store, self.codec, self.recorded, self.door)
-        self.system.add_health(app)
-        return app
-
-    def metrics_app(self) -> Sanic[Any, Any]:
-        """Prometheus metrics and health, nothing else."""
-        app = make_app("hivebus-metrics", first=False)
-        self.system.add_health(app)
-        self.system.add_metrics(app)
-        return app
-
-    def _add_api(self, app: Sanic[Any, Any]) -> None:
-        add_routes(app, self.registry, self.dispatcher, self.door)
-        add_aliases(app, self.bus, self.dispatcher, self.door)
-        add_events(app, self.store, self.codec, self.recorded, self.door)
-        add_blobs(app, self.blobs, self.door)
-        self.system.add_health(app)
-        self.system.add_api(app)
-
 
 @asynccontextmanager
 async def joined(settings: Settings, broker: Broker, version: str) -> AsyncIterator[Program]:
-    """Open everything on a running broker, in the order of dependence; close it in the other order."""
+    """Open everything on a running broker, in the order of dependence; close it in the other order.
+
+    The caller holds the roles' locks in the data directory.
+    """
     root = settings.data_dir
     clock = SystemClock()
     async with AsyncExitStack() as stack:
@@ -172,14 +159,47 @@ async def joined(settings: Settings, broker: Broker, version: str) -> AsyncItera
         views = await SqlViews.open(root / "views.db", VIEWS, readers=settings.readers)
         stack.push_async_callback(views.close)
         blobs, secret_files = FileBlobs(root), FileSecrets(root)
-        machine = await Host.open(root, blobs, secret_files)
-        stack.push_async_callback(machine.close)
-        channel = ClientChannel(clients)
+        leases = await JetStreamLeases.open(client, replicas=replicas) if settings.nats_url else None
+        if leases is not None:
+            stack.callback(leases.close)
+        gateway = LocalGateway(beyond=NatsGateway(client))
         program = _join(
-            settings, version, clock, identity, client, log, channel, store, views, blobs, secret_files, machine
+            settings, version, clock, log, ClientChannel(clients), store, views, blobs, secret_files, leases, gateway
         )
+        if AGENTS in settings.role_set:
+            machine = await Host.open(root, blobs, secret_files)
+            stack.push_async_callback(machine.close)
+            program = replace(program, host=await _host(stack, settings, identity, machine, client, program, gateway))
         await _link(stack, broker, client, program)
         yield program
+
+
+async def _host(
+    stack: AsyncExitStack,
+    settings: Settings,
+    identity: Identity,
+    machine: Host,
+    client: WireClient,
+    program: Program,
+    gateway: LocalGateway,
+) -> AgentHost:
+    """The host of this process. It speaks to the bus by calls, and to a scheduler elsewhere by messages."""
+    scheduler = program.scheduler
+    beat = scheduler.beat
+    if settings.nats_url or SCHEDULER not in settings.role_set:
+        far = NatsControl(client, program.registry, identity.id)
+        await far.start()
+        stack.callback(far.close)
+
+        async def beat(beat: Beat) -> BeatAnswer:
+            return await (scheduler.beat(beat) if scheduler.leading else far.beat(beat))
+
+    control = LocalControl(program.host_door, beat, identity.id)
+    suffix = f"@{identity.name}" if settings.nats_url else ""
+    host = make_host(settings, identity, machine, control, SystemClock(), suffix=suffix)
+    gateway.add(host)
+    await hosts.listen(client, host)
+    return host
 
 
 async def _link(stack: AsyncExitStack, broker: Broker, client: WireClient, program: Program) -> None:
@@ -191,8 +211,7 @@ async def _link(stack: AsyncExitStack, broker: Broker, client: WireClient, progr
     ):
         await responder.start()
         stack.push_async_callback(responder.close)
-    client.on_back.append(program.host.nudge)
-    if broker.system_access is not None:
+    if broker.system_access is not None and SCHEDULER in program.roles:
         system = await connect_to(broker.system_access, name="hivebus-system")
         stack.push_async_callback(system.close)
         await watch_disconnects(system, scheduler.suspect)
@@ -207,15 +226,14 @@ def _join(
     settings: Settings,
     version: str,
     clock: SystemClock,
-    identity: Identity,
-    client: WireClient,
     log: JetStreamLog,
     channel: ClientChannel,
     store: SqlStore,
     views: SqlViews,
     blobs: FileBlobs,
     secret_files: FileSecrets,
-    machine: Host,
+    leases: JetStreamLeases | None,
+    gateway: LocalGateway,
 ) -> Program:
     root = settings.data_dir
     registry = make_registry(QUERIES)
@@ -224,7 +242,6 @@ def _join(
     bus = CommandBus(
         log, registry, codec, clock, store, cache_max=settings.cache_aggregates, cache_ttl_s=settings.cache_ttl_s
     )
-    gateway = LocalGateway(beyond=NatsGateway(client))
     scheduler = Scheduler(
         log,
         bus,
@@ -234,10 +251,9 @@ def _join(
         FileSnapshots(root / "scheduler.image"),
         version=_fold_version(),
         lease_s=settings.lease_s,
+        role=_role(leases, SCHEDULER) if SCHEDULER in settings.role_set else None,
     )
     host_door = HostDoor(bus, registry)
-    host = make_host(settings, identity, machine, LocalControl(host_door, scheduler.beat, identity.id), clock)
-    gateway.add(host)
     fingerprint_key = bytes.fromhex(kept(root / "fingerprint.key", lambda: secrets.token_hex(32)))
     door = Door(
         load_key(admin_key_file(root)),
@@ -272,7 +288,20 @@ def _join(
     )
     principal = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
     vitals = Vitals(version=version, started_ms=clock.now_ms(), slots=settings.slots)
+
+    def not_ready() -> str | None:
+        # Where roles are not shared, this process leads or nobody does.
+        waits = not scheduler.leading if SCHEDULER in settings.role_set and leases is None else not scheduler.folding
+        return "No scheduler leads yet." if waits else None
+
+    async def positions() -> tuple[int, int]:
+        async with views.reader(at=None, now_ms=clock.now_ms()) as reader:
+            applied_to = reader.position
+        return (await store.checkpoint()).position, applied_to
+
     return Program(
+        roles=settings.role_set,
+        recording=_role(leases, RECORDER),
         registry=registry,
         bus=bus,
         log=log,
@@ -307,18 +336,24 @@ def _join(
         ),
         relay=relay,
         scheduler=scheduler,
-        host=host,
+        host=None,
+        follower=PositionFollower(positions, recorded, applied, clock),
         host_door=host_door,
         dispatcher=dispatcher,
         commands=Commands(channel, registry, dispatcher, clock, principal, version=version),
         door=door,
-        system=System(vitals, log, views, clock, recorded, applied, scheduler, door),
+        system=System(vitals, log, views, clock, recorded, applied, scheduler, door, not_ready),
         vitals=vitals,
         blobs=blobs,
         codec=codec,
         recorded=recorded,
         applied=applied,
     )
+
+
+def _role(leases: JetStreamLeases | None, name: str) -> Lease:
+    """A lease where several processes may have a role; else the lock in the data directory is enough."""
+    return Kept() if leases is None else leases.lease(name)
 
 
 def _hosts(text: str) -> frozenset[str]:
