@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.kernel.errors import StartRefused
 from entrypoints.paths import data_dir
-from entrypoints.roles import ALL, Roles
+from entrypoints.roles import Roles
 
 PREFIX = "HIVEBUS_"
 # Read elsewhere: by the CLI, by secrets, and by this program's children.
@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     )
     bind: str = Field("127.0.0.1", description="Address of the listeners.")
     allowed_hosts: str = Field("", description="Host names beside loopback's that may be called, separated by commas.")
-    roles: Roles = Field(",".join(ALL), description="What this process does: all, or some of these.")
+    roles: Roles = Field("api,recorder,scheduler,agents", description="What this process does: all, or some of these.")
     host_name: str = Field("", max_length=64, description="Name of the agent host; the machine's, if it is empty.")
     slots: int = Field(32, ge=1, le=4096, description="Attempts that this process's host runs at once.")
     shell_slots: int = Field(
