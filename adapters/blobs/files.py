@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import logging
 import os
@@ -16,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from adapters.durable import sync_file, sync_folder
 from core.blobs import UNREFERENCED_S, BlobWriter, Referenced, Swept
 from core.kernel.errors import TooLarge, Unprocessable
 
@@ -80,7 +80,7 @@ class FileBlobs:
             path.unlink()
         except FileNotFoundError:
             return False
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return True
 
     async def size(self, sha256: str) -> int | None:
@@ -164,11 +164,11 @@ class FileBlobs:
         file.flush()
         now = self._now_s()
         os.utime(file.fileno(), (now, now))
-        _sync(file.fileno())
+        sync_file(file.fileno())
         path = self._path(sha256)
         with self._lock:
             os.replace(file.name, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def _renew(self, sha256: str, size: int) -> bool:
         """Make an existing blob young and sure; False if it is missing or damaged, and must be written."""
@@ -183,7 +183,7 @@ class FileBlobs:
             return False
         now = self._now_s()
         os.utime(path, (now, now))
-        _sync_folder(path.parent)  # whoever wrote it may not have come that far
+        sync_folder(path.parent)  # whoever wrote it may not have come that far
         return True
 
     def _is_whole(self, sha256: str, actual: str) -> bool:
@@ -198,8 +198,8 @@ class FileBlobs:
         folder = self._root / sha256[:2]
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _sync_folder(folder.parent)
-            _sync_folder(folder.parent.parent)
+            sync_folder(folder.parent)
+            sync_folder(folder.parent.parent)
         return folder
 
 
@@ -250,20 +250,3 @@ async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
     with file:
         while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
             yield chunk
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync(fd: int) -> None:
-    """To the platter: on macOS plain fsync stops at the drive's cache."""
-    full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is None:
-        os.fsync(fd)
-    else:
-        fcntl.fcntl(fd, full)
