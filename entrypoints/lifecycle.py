@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import uvloop
 
+from adapters.data_format import prepare
 from adapters.jetstream.broker import Broker
 from core.kernel.errors import HivebusError, StartRefused
 from entrypoints import settings as settings_module
@@ -59,6 +60,7 @@ def serve() -> int:
         )
         directory = DataDirectory(settings.data_dir)
         directory.take()
+        prepare(settings.data_dir, version_of("hivebus"))
         # The executors' children find the same data directory, whatever their working directory is.
         os.environ["HIVEBUS_DATA_DIR"] = str(settings.data_dir.absolute())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -99,7 +99,7 @@ def restore(file: Path, data_dir: str | None, as_json: bool) -> Exit:
     """Verify all, lock the directory, write."""
     _refuse_postgres()
     from adapters.backup import restoring  # noqa: PLC0415
-    from adapters.sql.migrate import HEAD  # noqa: PLC0415
+    from adapters.data_format import head  # noqa: PLC0415
     from entrypoints.lock import DataDirectory  # noqa: PLC0415
 
     root = _root(data_dir).absolute()
@@ -107,7 +107,7 @@ def restore(file: Path, data_dir: str | None, as_json: bool) -> Exit:
     started = time.monotonic()
     with _explained():
         restoring.refuse_used(root)
-        manifest = restoring.inspect(file, HEAD, Moved("verified"))
+        manifest = restoring.inspect(file, head(), Moved("verified"))
         directory = DataDirectory(root)
         directory.take()
         try:

@@ -22,7 +22,7 @@ from adapters.backup.manifest import MANIFEST, SEAL, BackupRefused, Manifest, is
 from adapters.backup.restoring import Restored, inspect, refuse_used, restore
 from adapters.backup.taking import Progress, Taken, take
 from adapters.blobs.files import FileBlobs
-from adapters.sql.migrate import HEAD
+from adapters.data_format import head
 from adapters.sql.store import SqlStore
 from core.kernel.merkle import Frontier
 from core.kernel.ports import Checkpoint
@@ -99,7 +99,7 @@ async def taken(
 
 def restored(file: Path, root: Path) -> Restored:
     refuse_used(root)
-    manifest = inspect(file, HEAD, quiet)
+    manifest = inspect(file, head(), quiet)
     root.mkdir(exist_ok=True, mode=0o700)
     return restore(file, root, manifest, quiet)
 
