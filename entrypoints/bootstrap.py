@@ -21,6 +21,7 @@ import core.scheduling.fleet
 import core.task.events
 from adapters.blobs.files import FileBlobs
 from adapters.clock import SystemClock
+from adapters.disk import FileSystem
 from adapters.executors.command import CommandExecutor
 from adapters.executors.host import Host
 from adapters.executors.python import PythonExecutor
@@ -41,6 +42,7 @@ from core.kernel.command_bus import Caller, CommandBus
 from core.kernel.ids import derive, from_key, uuid7
 from core.kernel.registry import Registry
 from core.services.agent_host import AgentHost
+from core.services.disk import DiskGuard, Marks
 from core.services.dispatch import Dispatcher
 from core.services.log_care import compare, refuse_unless_equal
 from core.services.pace import Pace
@@ -89,12 +91,20 @@ class Program(Struct, frozen=True, kw_only=True):
     vitals: Vitals
     blobs: FileBlobs
     codec: Codec
+    disk: DiskGuard
     recorded: PositionGate
     applied: PositionGate
 
     def services(self) -> list[Coroutine[Any, Any, None]]:
         """The loops. One that ends brings the program down."""
-        return [self.log.watch(), self.recorder.run(), self.projector.run(), self.scheduler.run(), self._refusals()]
+        return [
+            self.disk.run(),
+            self.log.watch(),
+            self.recorder.run(),
+            self.projector.run(),
+            self.scheduler.run(),
+            self._refusals(),
+        ]
 
     async def _refusals(self) -> None:
         while True:
@@ -142,7 +152,7 @@ class Program(Struct, frozen=True, kw_only=True):
         add_routes(app, self.registry, self.dispatcher, self.door)
         add_aliases(app, self.bus, self.dispatcher, self.door)
         add_events(app, self.store, self.codec, self.recorded, self.door)
-        add_blobs(app, self.blobs, self.door)
+        add_blobs(app, self.blobs, self.door, self.disk.refuse_growth)
         self.system.add_health(app)
         self.system.add_api(app)
 
@@ -224,6 +234,16 @@ def _join(
     def urgent(lag: int) -> bool:
         return applied.waiting > 0 or lag > LAG_MAX
 
+    def exhausted(now: bool) -> None:
+        # A broker elsewhere has a disk of its own.
+        log.refusal = disk.full if now and not settings.nats_url else None
+
+    marks = Marks(
+        warn_percent=settings.disk_warn_percent,
+        full_percent=settings.disk_full_percent,
+        enough_bytes=int(settings.disk_enough_gb * 1e9),
+    )
+    disk = DiskGuard(FileSystem(root), marks, clock, exhausted)
     vitals = Vitals(version=version, started_ms=clock.now_ms(), slots=settings.slots)
     return Program(
         registry=registry,
@@ -270,12 +290,14 @@ def _join(
             applied,
             live_tasks=lambda: len(scheduler.fleet.tasks),
             live_tasks_max=settings.live_tasks_max,
+            refuse=disk.refuse,
         ),
         door=door,
-        system=System(vitals, log, views, clock, recorded, applied, scheduler, door),
+        system=System(vitals, log, views, clock, recorded, applied, scheduler, door, disk),
         vitals=vitals,
         blobs=blobs,
         codec=codec,
+        disk=disk,
         recorded=recorded,
         applied=applied,
     )

@@ -38,6 +38,10 @@ logger = logging.getLogger("hivebus")
 BROKER_RESTARTS_MAX = 5
 BROKER_CALM_S = 60.0
 BROKER_STOP_S = 3.0
+BROKER_SILENT_S = 3.0
+# Three of these in a minute are fewer deaths than end the program.
+BROKER_REVIVE_S = 20.0
+DISK_STEP_S = 1.0
 READY_S_MAX = 60.0
 DRAIN_MARGIN_S = 1.0
 RECORD_S = 1.0
@@ -134,7 +138,9 @@ class _Life:
         self._listeners = [Listener(app, sock) for app, sock in zip(apps, sockets, strict=True)]
         async with asyncio.TaskGroup() as group:
             services = [group.create_task(service) for service in program.services()]
-            services.append(group.create_task(self._watch_broker()))
+            services.append(group.create_task(self._watch_broker(program)))
+            if not self._settings.nats_url:
+                services.append(group.create_task(self._revive_broker(program)))
             lives = group.create_task(program.host.live())
             if await self._until_ready(program):
                 self._announce(program)
@@ -191,7 +197,7 @@ class _Life:
 
     # --- the broker ---
 
-    async def _watch_broker(self) -> None:
+    async def _watch_broker(self, program: Program) -> None:
         """Start the broker again when it dies, on its port; too often is an error that ends the program."""
         deaths: list[float] = []
         while True:
@@ -204,7 +210,21 @@ class _Life:
                 )
             logger.error("The broker ended with code %d; it is started again.", code)
             self._broker = self._broker.again()
+            # It writes its configuration before it starts.
+            await program.disk.until_writable()
             await self._broker.start()
+
+    async def _revive_broker(self, program: Program) -> None:
+        """Start a broker again that answers and stores nothing: after a failed write nats-server never tries again."""
+        while True:
+            await asyncio.sleep(DISK_STEP_S)
+            if program.log.silent_s < BROKER_SILENT_S or not await program.log.healthy():
+                continue
+            await program.disk.until_writable()
+            logger.error("The broker answers and takes no append: its disk was full, or failed. It is started again.")
+            # Its end is all that is needed here: whoever watches it starts the next one.
+            await self._broker.stop(grace_s=BROKER_STOP_S)
+            await asyncio.sleep(BROKER_REVIVE_S)
 
     async def _stop_broker(self) -> None:
         await self._broker.stop(grace_s=BROKER_STOP_S)

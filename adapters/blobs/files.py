@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from adapters.disk import writing
 from adapters.durable import sync_file, sync_folder
 from core.blobs import UNREFERENCED_S, BlobWriter, Referenced, Swept
 from core.kernel.errors import TooLarge, Unprocessable
@@ -37,8 +38,12 @@ class FileBlobs:
         self._lock = threading.Lock()
 
     async def put(self, data: bytes) -> str:
-        """Store and return the SHA-256 in hex. Durable on return; a repeat is harmless and makes the blob young."""
-        return await asyncio.to_thread(self._put, data)
+        """Store and return the SHA-256 in hex. Durable on return; a repeat is harmless and makes the blob young.
+
+        Raises LogFull on a full disk.
+        """
+        with writing(self._root):
+            return await asyncio.to_thread(self._put, data)
 
     def _put(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
@@ -97,7 +102,8 @@ class FileBlobs:
         """Receive a blob whose hash is known. Leaving the block without `commit` leaves nothing behind."""
         if not NAME.match(sha256):
             raise Unprocessable("A blob's name is its SHA-256 in 64 lower-case hex digits.", pointer="/sha256")
-        file = await asyncio.to_thread(self._incoming, sha256)
+        with writing(self._root):
+            file = await asyncio.to_thread(self._incoming, sha256)
         try:
             yield _Incoming(self, file, sha256, max_bytes)
         finally:
@@ -222,11 +228,13 @@ class _Incoming:
             raise TooLarge(f"A blob holds at most {self._max_bytes} bytes.")
         self._buffer += chunk
         if len(self._buffer) >= CHUNK_BYTES:
-            await asyncio.to_thread(self._flush)
+            with writing(self._blobs._root):
+                await asyncio.to_thread(self._flush)
 
     async def commit(self) -> int:
         """Make it durable under its name and return the size."""
-        await asyncio.to_thread(self._commit)
+        with writing(self._blobs._root):
+            await asyncio.to_thread(self._commit)
         return self._size
 
     def _flush(self) -> None:
@@ -242,7 +250,8 @@ class _Incoming:
 
 
 def _discard(file: IO[bytes]) -> None:
-    file.close()
+    with suppress(OSError):  # what a full disk did not take is thrown away here
+        file.close()
     Path(file.name).unlink(missing_ok=True)  # after a commit it bears another name
 
 

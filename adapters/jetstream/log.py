@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import NoReturn
 
 from adapters.jetstream.api import (
@@ -49,6 +50,9 @@ class JetStreamLog:
         try_s = min(TRY_MAX_S, append_deadline_s / 2)
         self._publisher = Publisher(client, self._pulse, timeout_s=try_s, in_flight_max=in_flight_max)
         self._followers: set[Follower] = set()
+        # Says why nothing may be appended, while that is so: a broker whose disk is full never answers an append again.
+        self.refusal: Callable[[], LogFull] | None = None
+        self._silent_since: float | None = None
 
     @classmethod
     async def open(
@@ -80,6 +84,11 @@ class JetStreamLog:
         """See EventLog."""
         return await self._pulse.healthy()
 
+    @property
+    def silent_s(self) -> float:
+        """How long appends that were sent have had no answer; 0 when the last one had."""
+        return 0.0 if self._silent_since is None else self._loop.time() - self._silent_since
+
     async def append(self, subject: str, commit_id: str, body: bytes, *, expected: int) -> int:
         """See EventLog. Also raises TooLarge."""
         if len(body) > COMMIT_MAX_BYTES:
@@ -88,10 +97,14 @@ class JetStreamLog:
                 f"A commit of {len(body)} bytes; the log takes {COMMIT_MAX_BYTES}.",
                 remedy="Store large values as blobs and refer to them by hash.",
             )
+        if self.refusal is not None:
+            raise self.refusal()
         deadline = self._loop.time() + self._append_deadline_s
         ack = await self._publisher.publish(subject, commit_id, body, expected)
         if ack is None:
+            self._silent_since = self._silent_since or self._loop.time()
             return await self._resolve(Entry(0, subject, commit_id, body), expected, deadline)
+        self._silent_since = None
         if ack.error is None:
             return ack.seq
         return await self._refused(ack.error, Entry(0, subject, commit_id, body), expected, deadline)
@@ -131,6 +144,8 @@ class JetStreamLog:
         """The position if it is certain now, Conflict if it is certain that another won, else None."""
         try:
             ack = await self._publisher.publish(own.subject, own.commit_id, own.body, expected)
+            if ack is not None:
+                self._silent_since = None
             if ack is None or _temporary(ack):
                 return None
             if ack.error is None:

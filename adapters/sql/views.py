@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.sql.engine import Engines, answering, sqlite_engines
+from adapters.sql.engine import Engines, answering, sqlite_engines, writing
 from adapters.sql.rows import CHECKSUM_ZERO, JournalWriter, RowWriter
 from adapters.sql.statements import insert_rows
 from core.kernel.commit import Commit
@@ -133,7 +133,8 @@ class SqlViews:
         """
         parked_before = {name: dict(known) for name, known in self._parked.items()}
         try:
-            states = await self._engines.thread.transact(self._write, commits, position)
+            with writing("views"):
+                states = await self._engines.thread.transact(self._write, commits, position)
         except BaseException:
             self._parked = parked_before
             for writer in self._writers.values():
