@@ -163,7 +163,8 @@ def _first_difference(mine: Any, theirs: Any) -> str:
 def _pages(client: Client, noun: str, at: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     while True:
-        page = client.get(f"/api/{noun}?{at}&limit=1000&offset={len(rows)}")
+        more = f"&offset={len(rows)}" if rows else ""
+        page = client.get(f"/api/{noun}?{at}&limit=1000{more}")
         rows += page[noun]
         if not page.get("pagination", {}).get("has_more"):
             return rows

@@ -38,7 +38,18 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "args",
     [
-        *("--help", "--version", "queue", "status", "env", "key show", "log tail", "verify --help"),
+        *(
+            "--help",
+            "--version",
+            "queue",
+            "status",
+            "env",
+            "key show",
+            "log tail",
+            "verify --help",
+            "backup --help",
+            "restore --help",
+        ),
         *("task list", "task show a", "task watch a", "task submit --type a", "agent spawn --type a"),
     ],
 )
