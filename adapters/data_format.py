@@ -100,6 +100,12 @@ def _revision(store: Path) -> str | None:
         with closing(sqlite3.connect(f"{store.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             known = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'").fetchone()
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if known else None
+    except sqlite3.OperationalError as error:
+        raise StartRefused(
+            f"{store} cannot be opened: {error}.",
+            code="store_unavailable",
+            remedy="See that this user may read and write it, and that its disk has space.",
+        ) from None
     except sqlite3.DatabaseError as error:
         raise StartRefused(
             f"{store} cannot be read: {error}.",

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from core.kernel.errors import LogFull
-from core.services.disk import REMEDY, Space
+from core.kernel.errors import LogFull, StartRefused
+from core.services.disk import REMEDY, Level, Marks, Space, level_of
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -28,10 +28,29 @@ class FileSystem:
 
     async def measure(self) -> Space:
         """See Disk. A network file system may take its time: not on the loop."""
-        found = await asyncio.to_thread(os.statvfs, self._root)
-        # As `df` counts: blocks that only root may use are neither free nor part of the whole.
-        reserved = found.f_bfree - found.f_bavail
-        return Space(total=(found.f_blocks - reserved) * found.f_frsize, free=found.f_bavail * found.f_frsize)
+        return await asyncio.to_thread(space_of, self._root)
+
+
+def space_of(path: Path) -> Space:
+    """As `df` counts: blocks that only root may use are neither free nor part of the whole. Raises OSError."""
+    found = os.statvfs(path)
+    reserved = found.f_bfree - found.f_bavail
+    return Space(total=(found.f_blocks - reserved) * found.f_frsize, free=found.f_bavail * found.f_frsize)
+
+
+def refuse_exhausted(root: Path) -> None:
+    """Raise StartRefused where a start would fail in the middle of a write; `root` need not exist yet."""
+    try:
+        there = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
+        space = space_of(there)
+    except OSError:
+        return  # whoever makes or locks the directory says what is wrong with it
+    if level_of(space, Marks()) is Level.EXHAUSTED:
+        raise StartRefused(
+            f"The disk of {root} is {space.used_percent:.0f} % full, {space.free // 1_000_000} MB are free.",
+            code="disk_full",
+            remedy="Free space there, then start again; nothing was changed.",
+        )
 
 
 @contextmanager

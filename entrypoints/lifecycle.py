@@ -19,6 +19,7 @@ import orjson
 import uvloop
 
 from adapters.data_format import prepare
+from adapters.disk import refuse_exhausted
 from adapters.jetstream.broker import Broker
 from core.kernel.errors import HivebusError, StartRefused
 from entrypoints import settings as settings_module
@@ -62,6 +63,7 @@ def serve() -> int:
             stream=sys.stderr,
             format="%(asctime)s %(levelname)-7s %(name)s  %(message)s",
         )
+        refuse_exhausted(settings.data_dir)
         directory = DataDirectory(settings.data_dir)
         directory.take()
         prepare(settings.data_dir, version_of("hivebus"))

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from adapters.blobs.files import FileBlobs
-from adapters.disk import FileSystem
+from adapters.disk import FileSystem, refuse_exhausted
 from adapters.snapshots import FileSnapshots
 from adapters.sql.store import SqlStore
-from core.kernel.errors import LogFull, Unavailable
+from core.kernel.errors import LogFull, StartRefused, Unavailable
 from core.kernel.ports import Checkpoint
+from core.services.disk import Space
 from tests.contracts.store import at, commit
 
 
@@ -87,6 +88,18 @@ async def test_an_image_that_finds_no_room_leaves_the_old_one(tmp_path: Path, mo
     await snapshots.save(b"new")
 
     assert await snapshots.load() == b"old"
+
+
+def test_a_start_on_a_full_disk_is_refused_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, refused in ((1_000_000, True), (3_000_000, False)):
+        monkeypatch.setattr("adapters.disk.space_of", lambda _, free=free: Space(100_000_000, free))
+        if refused:
+            with pytest.raises(StartRefused, match="99 % full") as error:
+                refuse_exhausted(tmp_path / "not" / "yet")
+            assert error.value.code == "disk_full"
+        else:
+            refuse_exhausted(tmp_path / "not" / "yet")
+    assert files(tmp_path) == []
 
 
 async def test_a_file_system_is_measured_as_df_sees_it(tmp_path: Path) -> None:
