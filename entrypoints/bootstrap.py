@@ -156,7 +156,7 @@ async def joined(settings: Settings, broker: Broker, version: str) -> AsyncItera
         client = await connect_to(broker.access, name="hivebus")
         stack.push_async_callback(client.close)
         replicas = await ensure_stream(client, replicas=broker.replicas)
-        log = await JetStreamLog.open(client, replicas=replicas)
+        log = await JetStreamLog.open(client, replicas=replicas, grouped=settings.profile == "durable")
         stack.push_async_callback(log.close)
         store = await SqlStore.open(root / "store.db", readers=settings.readers)
         stack.push_async_callback(store.close)
