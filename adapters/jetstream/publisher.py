@@ -20,7 +20,7 @@ SWEEP_S = 0.1
 Answer = asyncio.Future[Ack | None]
 
 _SUBJECT = re.compile(r"[A-Za-z0-9_.-]+").fullmatch
-_HEAD_SIZE = len(f"NATS/1.0\r\n{EXPECTED}: \r\n{COMMIT_ID}: \r\n\r\n")
+_HEAD_SIZE = len(f"NATS/1.0\r\n{EXPECTED}: ")
 
 
 class Publisher:
@@ -88,18 +88,15 @@ class Publisher:
 
     def send(self, subject: str, commit_id: str, body: bytes, expected: int, answer: Answer) -> None:
         """Send one frame; its permit, which the caller took, is given back when `answer` is set."""
-        token = str(next(self._tokens))
-        seen = str(expected)
+        token = next(self._tokens)
         size = len(body)
-        head = _HEAD_SIZE + len(seen) + len(commit_id)
-        line = (
-            f"HPUB {subject} {self._inbox}{token} {head} {head + size}\r\n"
-            f"NATS/1.0\r\n{EXPECTED}: {seen}\r\n{COMMIT_ID}: {commit_id}\r\n\r\n"
-        )
-        self._flights[token.encode()] = (answer, size, time.monotonic())
+        tail = f"{expected}\r\n{COMMIT_ID}: {commit_id}\r\n\r\n"
+        head = _HEAD_SIZE + len(tail)
+        line = f"HPUB {subject} {self._inbox}{token} {head} {head + size}\r\nNATS/1.0\r\n{EXPECTED}: {tail}"
+        self._flights[b"%d" % token] = (answer, size, time.monotonic())
         if self._sweep is None:
             self._sweep = self._loop.call_later(SWEEP_S, self._give_up_old)
-        self._client.send(b"".join((line.encode(), body, b"\r\n")))
+        self._client.send(line.encode() + body + b"\r\n")
 
     def _on_ack(self, subject: bytes, _reply: bytes, data: bytes, headers: bytes) -> None:
         self._settle(subject[self._inbox_size :], NO_RESPONDERS if headers else ack_of(data))

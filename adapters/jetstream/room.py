@@ -17,7 +17,7 @@ class Room:
 
     def take(self, size: int) -> bool:
         """A permit at once, unless there is none or others wait."""
-        if self._queue or not self._fits(size):
+        if self._queue or self._count <= 0 or (size > self._bytes and self._bytes != self._bytes_max):
             return False
         self._count -= 1
         self._bytes -= size
