@@ -59,8 +59,8 @@ class Proxy:
 class AckLosingClient(WireClient):
     """A connection on which the first answer to a batch is lost, and every fourth after it; all else arrives."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, tls_only: bool = False) -> None:
+        super().__init__(tls_only=tls_only)
         self.lost = 0
         self._batches = count()
 

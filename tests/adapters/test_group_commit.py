@@ -17,9 +17,9 @@ from adapters.jetstream.server import EmbeddedServer
 from adapters.jetstream.wire import WireClient, header_of
 from core.kernel.commit import Entry
 from core.kernel.errors import OutcomeUnknown, Unavailable
-from core.kernel.ids import uuid7
 from core.kernel.ports import Conflict
 from tests.adapters.lossy_wire import Proxy
+from tests.given import new_id
 
 DEADLINE_S = 10.0
 BODY = b"x" * 100
@@ -91,9 +91,13 @@ def subject(number: int) -> str:
     return f"hive.log.task.{number}"
 
 
+def name(number: int) -> str:
+    return str(UUID(int=number))
+
+
 def appends(log: JetStreamLog, numbers: Sequence[int], *, body: bytes = BODY) -> list[asyncio.Task[int]]:
     """One append each on subjects of their own, all asked for in one turn of the loop."""
-    return [asyncio.ensure_future(log.append(subject(n), UUID(int=n), body, expected=0)) for n in numbers]
+    return [asyncio.ensure_future(log.append(subject(n), name(n), body, expected=0)) for n in numbers]
 
 
 async def outcomes(tasks: Sequence[asyncio.Task[int]]) -> list[int | BaseException]:
@@ -102,7 +106,7 @@ async def outcomes(tasks: Sequence[asyncio.Task[int]]) -> list[int | BaseExcepti
 
 
 async def test_one_append_and_a_few_are_plain(bench: Bench) -> None:
-    assert await bench.log.append(subject(0), uuid7(), BODY, expected=0) == 1
+    assert await bench.log.append(subject(0), new_id(), BODY, expected=0) == 1
     assert await outcomes(appends(bench.log, range(1, PLAIN_MAX + 1))) == list(range(2, PLAIN_MAX + 2))
     assert list(await bench.batches()) == [""]
 
@@ -120,13 +124,13 @@ async def test_each_position_holds_its_own_commit_though_plain_appends_come_betw
 
         async def one_by_one() -> list[tuple[int, int]]:
             return [
-                (number, await other.log.append(subject(number), UUID(int=number), b"%d" % number, expected=0))
+                (number, await other.log.append(subject(number), name(number), b"%d" % number, expected=0))
                 for number in (next(numbers) for _ in range(100))
             ]
 
         async def caller() -> list[tuple[int, int]]:
             return [
-                (number, await bench.log.append(subject(number), UUID(int=number), b"%d" % number, expected=0))
+                (number, await bench.log.append(subject(number), name(number), b"%d" % number, expected=0))
                 for number in (next(numbers) for _ in range(20))
             ]
 
@@ -134,7 +138,7 @@ async def test_each_position_holds_its_own_commit_though_plain_appends_come_betw
     stored = {position: number for answer in answers for number, position in answer}
     assert sorted(stored) == list(range(1, 2101))
     entries = [await bench.log.entry(position) for position in stored]
-    assert entries == [Entry(p, subject(n), str(UUID(int=n)), b"%d" % n) for p, n in stored.items()]
+    assert entries == [Entry(p, subject(n), name(n), b"%d" % n) for p, n in stored.items()]
     batches = await bench.batches()
     assert len(batches.pop("")) < 500
     assert all(batch == list(range(batch[0], batch[-1] + 1)) for batch in batches.values())
@@ -142,17 +146,17 @@ async def test_each_position_holds_its_own_commit_though_plain_appends_come_betw
 
 async def test_a_batch_holds_at_most_500_commits(bench: Bench) -> None:
     assert await outcomes(appends(bench.log, range(1201))) == list(range(1, 1202))
-    assert [len(batch) for name, batch in (await bench.batches()).items() if name] == [500, 500, 200]
+    assert [len(batch) for batch_id, batch in (await bench.batches()).items() if batch_id] == [500, 500, 200]
 
 
 async def test_a_batch_holds_at_most_four_mebibytes(bench: Bench) -> None:
     body = b"x" * (200 * 1024)
     assert await outcomes(appends(bench.log, range(41), body=body)) == list(range(1, 42))
-    assert [len(batch) for name, batch in (await bench.batches()).items() if name] == [20, 20]
+    assert [len(batch) for batch_id, batch in (await bench.batches()).items() if batch_id] == [20, 20]
 
 
 async def test_of_a_batch_with_one_conflict_only_that_one_conflicts(bench: Bench) -> None:
-    await bench.log.append(subject(50), uuid7(), b"first", expected=0)
+    await bench.log.append(subject(50), new_id(), b"first", expected=0)
     answers = await outcomes(appends(bench.log, range(100)))
     conflict = answers.pop(50)
     assert isinstance(conflict, Conflict)
@@ -160,18 +164,18 @@ async def test_of_a_batch_with_one_conflict_only_that_one_conflicts(bench: Bench
     assert answers == list(range(2, 101))
     # Given room again, the next ones are a batch as if nothing had been.
     assert await outcomes(appends(bench.log, range(100, 200))) == list(range(101, 201))
-    assert [len(batch) for name, batch in (await bench.batches()).items() if name] == [99]
+    assert [len(batch) for batch_id, batch in (await bench.batches()).items() if batch_id] == [99]
 
 
 async def test_two_commits_on_one_subject_in_one_turn_leave_the_others_in_their_batch(bench: Bench) -> None:
     tasks = appends(bench.log, range(50))
-    rival = asyncio.ensure_future(bench.log.append(subject(20), uuid7(), b"rival", expected=0))
+    rival = asyncio.ensure_future(bench.log.append(subject(20), new_id(), b"rival", expected=0))
     answers = await outcomes([*tasks, rival, *appends(bench.log, range(50, 60))])
     conflict = answers.pop(50)
     assert isinstance(conflict, Conflict)
     assert [entry.position for entry in conflict.newer] == [answers[20]]
     assert sorted(position for position in answers if isinstance(position, int)) == list(range(1, 61))
-    assert [len(batch) for name, batch in (await bench.batches()).items() if name] == [59]
+    assert [len(batch) for batch_id, batch in (await bench.batches()).items() if batch_id] == [59]
 
 
 async def test_a_lost_answer_of_a_batch_is_resolved_for_each_commit(bench: Bench) -> None:
@@ -194,7 +198,7 @@ async def test_a_batch_that_was_lost_is_sent_again_or_conflicts_with_who_won(ben
         proxy.loses_requests = True
         tasks = appends(lossy.log, range(40))
         await asyncio.wait(tasks, timeout=0.05)
-        await bench.log.append(subject(30), uuid7(), b"winner", expected=0)
+        await bench.log.append(subject(30), new_id(), b"winner", expected=0)
         proxy.loses_requests = False
         proxy.cut()
         answers = await outcomes(tasks)
