@@ -294,12 +294,25 @@ async def test_appends_wait_behind_plain_ones_and_leave_with_their_answers(bench
     assert list(await bench.batches()) == [""]
 
 
+def leave_open(bench: Bench, batch_id: str, subjects: Sequence[str]) -> None:
+    """The beginning of a batch whose end never comes, as an outage leaves it; the broker forgets it in ten seconds."""
+    for place, subject in enumerate(subjects, 1):
+        head = f"NATS/1.0\r\nNats-Batch-Id: {batch_id}\r\nNats-Batch-Sequence: {place}\r\n"
+        head += "Nats-Expected-Last-Subject-Sequence: 0\r\n\r\n"
+        bench.client.send(f"HPUB {subject} {len(head)} {len(head) + 1}\r\n{head}x\r\n".encode())
+
+
+async def test_what_an_outage_left_half_sent_is_in_nobodys_way(bench: Bench) -> None:
+    leave_open(bench, "half", [subject(number) for number in range(30)])
+    assert await bench.log.append(subject(0), new_id(), BODY, expected=0) == 1
+    assert await outcomes(appends(bench.log, range(1, 100))) == list(range(2, 101))
+    assert len(await bench.batches()) == 2
+
+
 async def test_a_broker_that_takes_no_more_batches_gets_plain_appends(bench: Bench) -> None:
-    # Given as many unfinished batches as a stream holds: 50, forgotten after ten seconds.
+    # Given as many unfinished ones as a stream holds.
     for number in range(50):
-        head = f"NATS/1.0\r\nNats-Batch-Id: open{number}\r\nNats-Batch-Sequence: 1\r\n\r\n"
-        line = f"HPUB hive.log.open.{number} {len(head)} {len(head) + 1}\r\n{head}x\r\n"
-        bench.client.send(line.encode())
+        leave_open(bench, f"open{number}", [f"hive.log.open.{number}"])
     assert await outcomes(appends(bench.log, range(100))) == list(range(1, 101))
     assert list(await bench.batches()) == [""]
 
