@@ -166,7 +166,9 @@ async def joined(settings: Settings, broker: Broker, version: str) -> AsyncItera
         client = await connect_to(broker.access, name="hivebus")
         stack.push_async_callback(client.close)
         replicas = await ensure_stream(client, replicas=broker.replicas)
-        log = await JetStreamLog.open(client, replicas=replicas)
+        # Brokers that copy the log group its commits themselves.
+        grouped = settings.profile == "durable" and replicas == 1
+        log = await JetStreamLog.open(client, replicas=replicas, grouped=grouped)
         stack.push_async_callback(log.close)
         store = await SqlStore.open(root / "store.db", readers=settings.readers)
         stack.push_async_callback(store.close)
