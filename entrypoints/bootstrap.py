@@ -26,6 +26,7 @@ from adapters.executors.command import CommandExecutor
 from adapters.executors.host import Host
 from adapters.executors.python import PythonExecutor
 from adapters.jetstream.broker import Broker
+from adapters.jetstream.channel import ClientChannel
 from adapters.jetstream.connection import connect_to, ensure_stream
 from adapters.jetstream.log import JetStreamLog
 from adapters.memory.hosts import LocalControl, LocalGateway
@@ -35,20 +36,23 @@ from adapters.sql.store import SqlStore
 from adapters.sql.verify import Report
 from adapters.sql.verify import verify as verify_views
 from adapters.sql.views import SqlViews
+from adapters.telemetry import EVENTS_DROPPED, EVENTS_PUBLISHED
 from core.actions import registry as make_registry
 from core.agent import SpawnAgent
 from core.kernel.codec import Codec
 from core.kernel.command_bus import Caller, CommandBus
 from core.kernel.ids import derive, from_key, uuid7
 from core.kernel.registry import Registry
+from core.kernel.subjects import CLIENT_USER
 from core.services.agent_host import AgentHost
 from core.services.disk import DiskGuard, Marks
-from core.services.dispatch import Dispatcher
+from core.services.dispatch import Dispatcher, Principal
 from core.services.log_care import compare, refuse_unless_equal
 from core.services.pace import Pace
 from core.services.positions import PositionGate
 from core.services.projector import Projector
 from core.services.recorder import Recorder
+from core.services.relay import Relay
 from core.services.scheduler import Scheduler
 from core.services.vault import Vault
 from entrypoints.http.aliases import add_aliases
@@ -59,6 +63,7 @@ from entrypoints.http.listener import make_app
 from entrypoints.http.pages import add_pages
 from entrypoints.http.rest import add_queries, add_routes
 from entrypoints.http.system import System, Vitals
+from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, write_private
 from entrypoints.settings import Settings
 from projections.catalogue import QUERIES, VIEWS
@@ -70,6 +75,7 @@ SYSTEM = "system:setup"
 # Of a busy process's time; what is left belongs to commands. Beyond the lag (in commits) nobody rests.
 RECORDER_SHARE = 0.06
 PROJECTOR_SHARE = 0.08
+RELAY_SHARE = 0.05
 LAG_MAX = 50_000
 
 
@@ -83,9 +89,11 @@ class Program(Struct, frozen=True, kw_only=True):
     views: SqlViews
     recorder: Recorder
     projector: Projector
+    relay: Relay
     scheduler: Scheduler
     host: AgentHost
     dispatcher: Dispatcher
+    commands: Commands
     door: Door
     system: System
     vitals: Vitals
@@ -102,6 +110,7 @@ class Program(Struct, frozen=True, kw_only=True):
             self.log.watch(),
             self.recorder.run(),
             self.projector.run(),
+            self.relay.run(),
             self.scheduler.run(),
             self._refusals(),
         ]
@@ -169,6 +178,8 @@ async def joined(settings: Settings, broker: Broker, version: str) -> AsyncItera
         # Brokers that copy the log group its commits themselves.
         grouped = settings.profile == "durable" and replicas == 1
         log = await JetStreamLog.open(client, replicas=replicas, grouped=grouped)
+        clients = await connect_to(broker.access, name="hivebus-clients")
+        stack.push_async_callback(clients.close)
         stack.push_async_callback(log.close)
         store = await SqlStore.open(root / "store.db", readers=settings.readers)
         stack.push_async_callback(store.close)
@@ -178,7 +189,8 @@ async def joined(settings: Settings, broker: Broker, version: str) -> AsyncItera
         blobs, secret_files = FileBlobs(root), FileSecrets(root)
         machine = await Host.open(root, blobs, secret_files)
         stack.push_async_callback(machine.close)
-        yield _join(settings, version, clock, log, store, views, blobs, secret_files, machine)
+        channel = ClientChannel(clients)
+        yield _join(settings, version, clock, log, channel, store, views, blobs, secret_files, machine)
 
 
 async def verify(root: Path, progress: Callable[[int, int], None]) -> Report:
@@ -191,6 +203,7 @@ def _join(
     version: str,
     clock: SystemClock,
     log: JetStreamLog,
+    channel: ClientChannel,
     store: SqlStore,
     views: SqlViews,
     blobs: FileBlobs,
@@ -246,6 +259,27 @@ def _join(
         enough_bytes=int(settings.disk_enough_gb * 1e9),
     )
     disk = DiskGuard(FileSystem(root), marks, clock, exhausted)
+    relay = Relay(
+        channel,
+        # Never urgent: what cannot wait is dropped, and whoever misses it can read it.
+        pace=Pace(clock, share=RELAY_SHARE, commands=executed, urgent=lambda: False),
+        on_published=EVENTS_PUBLISHED.inc,
+        on_dropped=EVENTS_DROPPED.inc,
+    )
+    dispatcher = Dispatcher(
+        bus,
+        registry,
+        views,
+        store,
+        Vault(blobs, fingerprint_key),
+        secret_files,
+        clock,
+        applied,
+        live_tasks=lambda: len(scheduler.fleet.tasks),
+        live_tasks_max=settings.live_tasks_max,
+        refuse=disk.refuse,
+    )
+    client = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
     vitals = Vitals(version=version, started_ms=clock.now_ms(), slots=settings.slots)
     return Program(
         registry=registry,
@@ -259,6 +293,7 @@ def _join(
             codec,
             clock,
             on_recorded=recorded.advance,
+            on_commits=relay.offer,
             pace=Pace(
                 clock,
                 share=RECORDER_SHARE,
@@ -279,21 +314,11 @@ def _join(
                 urgent=lambda: urgent(recorded.position - applied.position),
             ),
         ),
+        relay=relay,
         scheduler=scheduler,
         host=host,
-        dispatcher=Dispatcher(
-            bus,
-            registry,
-            views,
-            store,
-            Vault(blobs, fingerprint_key),
-            secret_files,
-            clock,
-            applied,
-            live_tasks=lambda: len(scheduler.fleet.tasks),
-            live_tasks_max=settings.live_tasks_max,
-            refuse=disk.refuse,
-        ),
+        dispatcher=dispatcher,
+        commands=Commands(channel, registry, dispatcher, clock, client, version=version),
         door=door,
         system=System(vitals, log, views, clock, recorded, applied, scheduler, door, disk),
         vitals=vitals,

@@ -27,6 +27,9 @@ _EXTERNAL_ONLY = (
     "nats_system_user",
     "nats_system_password",
     "nats_system_password_file",
+    "nats_client_user",
+    "nats_client_password",
+    "nats_client_password_file",
 )
 
 
@@ -51,25 +54,40 @@ def chosen_broker(settings: Settings) -> Broker:
             remedy=f"Unset {variable}; how that broker syncs to disk is its own setting, sync_interval.",
         )
     access = _access(settings)
-    system_user = settings.nats_system_user
-    system_password = _password(settings.nats_system_password, settings.nats_system_password_file, "NATS_SYSTEM")
-    if bool(system_user) != bool(system_password):
+    system = _other(
+        access,
+        settings.nats_system_user,
+        _password(settings.nats_system_password, settings.nats_system_password_file, "NATS_SYSTEM"),
+        "HIVEBUS_NATS_SYSTEM",
+        without="without them a host that is gone is noticed when its lease ends.",
+    )
+    client = _other(
+        access,
+        settings.nats_client_user,
+        _password(settings.nats_client_password, settings.nats_client_password_file, "NATS_CLIENT"),
+        "HIVEBUS_NATS_CLIENT",
+        without="without them `hivebus env` prints no user for NATS clients.",
+    )
+    return ExternalBroker(access, system_access=system, client_access=client, replicas=settings.nats_replicas)
+
+
+def _other(access: Access, user: str, password: str, variable: str, *, without: str) -> Access | None:
+    """Another user of the same broker; None where it is not given."""
+    if bool(user) != bool(password):
         raise StartRefused(
-            "HIVEBUS_NATS_SYSTEM_USER and HIVEBUS_NATS_SYSTEM_PASSWORD go together.",
-            remedy="Set both, or neither: without them a host that is gone is noticed when its lease ends.",
+            f"{variable}_USER and {variable}_PASSWORD go together.", remedy=f"Set both, or neither: {without}"
         )
-    system = None
-    if system_user:
-        system = Access(
-            urls=access.urls,
-            user=system_user,
-            password=system_password,
-            tls=access.tls,
-            ca=access.ca,
-            certificate=access.certificate,
-            key=access.key,
-        )
-    return ExternalBroker(access, system_access=system, replicas=settings.nats_replicas)
+    if not user:
+        return None
+    return Access(
+        urls=access.urls,
+        user=user,
+        password=password,
+        tls=access.tls,
+        ca=access.ca,
+        certificate=access.certificate,
+        key=access.key,
+    )
 
 
 def _access(settings: Settings) -> Access:

@@ -22,6 +22,7 @@ from adapters.data_format import prepare
 from adapters.disk import refuse_exhausted
 from adapters.jetstream.broker import Broker
 from core.kernel.errors import HivebusError, StartRefused
+from core.kernel.subjects import CLIENT_INBOX
 from entrypoints import settings as settings_module
 from entrypoints.broker import chosen_broker
 from entrypoints.lock import DataDirectory
@@ -175,6 +176,7 @@ class _Life:
         gc.freeze()
         for listener in self._listeners:
             await listener.serve()
+        await program.commands.serve()
         return True
 
     async def _drain(self, program: Program, lives: asyncio.Task[None]) -> None:
@@ -186,7 +188,10 @@ class _Life:
         program.scheduler.resign()
         lives.cancel()
         grace_s = self._settings.grace_s
-        drained = asyncio.gather(*(listener.drain(grace_s - DRAIN_MARGIN_S) for listener in self._listeners))
+        left_s = grace_s - DRAIN_MARGIN_S
+        drained = asyncio.gather(
+            program.commands.drain(left_s), *(listener.drain(left_s) for listener in self._listeners)
+        )
         try:
             async with asyncio.timeout(grace_s):
                 await program.host.drain(grace_s / 2)
@@ -195,7 +200,7 @@ class _Life:
         cut = sum(await drained)
         # What was accepted to the last moment shall be in the store too: whoever copies it now has everything.
         await program.recorded.wait_for(program.scheduler.fleet.position, RECORD_S)
-        logger.info("Stopped; %d connections had to be cut.", cut)
+        logger.info("Stopped; %d connections or commands had to be cut.", cut)
 
     # --- the broker ---
 
@@ -240,19 +245,22 @@ class _Life:
         )
         path = connection_file(self._settings.data_dir)
         content = {"url": api, "ui_url": ui, "tools_url": tools, "metrics_url": metrics, "pid": os.getpid()}
+        content |= {"nats_url": self._broker.access.urls[0], "nats_inbox_prefix": CLIENT_INBOX}
+        client = self._broker.client_access
+        if client is not None:
+            content |= {"nats_user": client.user, "nats_password": client.password}
         write_private(path, orjson.dumps(content).decode())
         warning = (
             "  profile    fast: a power cut may lose the last second\n" if self._settings.profile == "fast" else ""
         )
-        broker = f"  broker     {self._broker.access.shown}\n" if self._settings.nats_url else ""
         print(
             f"Hivebus is ready after {time.monotonic() - self._started:.2f} s.\n"
             f"  page       {ui}/?ticket={program.door.ticket()}  (this link works once)\n"
             f"  API        {api}\n"
             f"  tools      {tools}  (every query and the events, read only)\n"
             f"  metrics    {metrics}/metrics\n"
+            f"  NATS       {self._broker.access.shown}  (`hivebus env` prints what clients need)\n"
             f"  data       {self._settings.data_dir}\n"
-            f"{broker}"
             f"{warning}"
             "Submit work from another shell:  hivebus task submit --type hello --wait -- echo hello",
             flush=True,

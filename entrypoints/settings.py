@@ -17,7 +17,7 @@ PREFIX = "HIVEBUS_"
 # Read elsewhere: by the CLI, by secrets, and by this program's children.
 FOREIGN = ("HIVEBUS_URL", "HIVEBUS_KEY", "HIVEBUS_DEBUG", "HIVEBUS_SECRET_", "HIVEBUS_TASK_", "HIVEBUS_ATTEMPT")
 # Never an option of the command line, which every user of the machine can read.
-SECRET = frozenset({"nats_password", "nats_system_password"})
+SECRET = frozenset({"nats_password", "nats_system_password", "nats_client_password"})
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 FilePath = Annotated[Path, AfterValidator(Path.expanduser)]
@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     nats_system_user: str = Field("", description="User of its system account; tells at once of a host that is gone.")
     nats_system_password: SecretStr = Field("", validate_default=True, description="The system user's password.")
     nats_system_password_file: FilePath | None = Field(None, description="A file that holds that password.")
+    nats_client_user: str = Field(
+        "", max_length=100, description="Its user for NATS clients; `hivebus env` hands it on."
+    )
+    nats_client_password: SecretStr = Field("", validate_default=True, description="The password of that user.")
+    nats_client_password_file: FilePath | None = Field(None, description="A file that holds the client's password.")
     profile: Literal["durable", "fast"] = Field(
         "durable",
         description="durable: every commit is on disk before it is acknowledged. fast: a power cut may lose 1 s.",

@@ -28,16 +28,21 @@ import core.kernel.errors
 from adapters.sql import schema
 from core.actions import AGGREGATES, registry
 from core.execution import CommandParameters, PythonParameters, Reference
+from core.kernel.cloud_events import CloudEvent
 from core.kernel.commit import Body
 from core.kernel.errors import HivebusError
 from core.kernel.registry import CommandSpec, QuerySpec, doc_of
+from core.kernel.subjects import CLIENT_INBOX, COMMANDS, DISCOVERY, EVENTS, PAYLOAD_MAX_BYTES
 from core.projection import JournalView
+from core.services.relay import HEADERS
 from core.task import NOT_AVAILABLE, Retry
 from entrypoints.cli.app import cli
 from entrypoints.cli.failures import Exit
 from entrypoints.http import problems
 from entrypoints.http.aliases import AgentTask
-from entrypoints.http.events import CloudEvent, ReadEvents
+from entrypoints.http.events import ReadEvents
+from entrypoints.nats.commands import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_MAX
+from entrypoints.nats.discovery import NAME, QUEUE
 from entrypoints.settings import FOREIGN, PREFIX, Settings
 from projections.catalogue import QUERIES, VIEWS
 
@@ -258,6 +263,61 @@ def _where(path: str, otherwise: str) -> Callable[[str], str]:
     return lambda name: "path" if f"{{{name}}}" in path else otherwise
 
 
+# --- nats.md ----------------------------------------------------------------------------------------------------------
+
+NATS_INTRO = f"""
+Programs log in with what `hivebus env` prints: `NATS_URL`, `NATS_USER`, `NATS_PASSWORD`, and `NATS_INBOX_PREFIX`, which
+is no environment variable that clients read by themselves: set it as the client's inbox prefix. That user may publish
+`{COMMANDS}.>` and the discovery of services, and may hear `{CLIENT_INBOX}.>` and `{EVENTS}.>`; nothing else.
+"""
+NATS_COMMANDS = f"""
+A command is a request on its subject; the payload is a JSON object with its fields, at most
+{PAYLOAD_MAX_BYTES // 1024:,} KiB. Headers `Idempotency-Key` and `X-Correlation-Id` mean what they mean over
+[REST](rest.md). The answer comes when the commit is on the log:
+
+- `{{"accepted": true, "position": ..., "<noun>_id": ..., "status": ..., "correlation_id": ...}}`, with `repeated: true`
+  where the log held this very command already
+- `{{"accepted": false, "refused": true, "code": ..., "reason": ..., "remedy": ...}}`, with `pointer` where one field is
+  meant and `retry_after_s` where it is worth another try; headers `Nats-Service-Error` (the code) and
+  `Nats-Service-Error-Code` (the status that REST gives). [errors.md](errors.md) lists the codes.
+- `accepted` and `refused` are both null where the outcome is not known (`outcome_unknown`): send it again under its
+  key.
+
+An answer goes to a subject under `{CLIENT_INBOX}.` only; a request that names another is ignored, and counted in
+`hivebus_requests_refused_total{{code="forbidden_reply"}}`. A publish without a reply is carried out too: what becomes
+of it is an event, and what is malformed or over a bound is counted in that metric by its code.
+
+At most {IN_FLIGHT_MAX:,} commands and {IN_FLIGHT_BYTES_MAX // 1024 // 1024} MiB of them are under way at once; a
+request beyond that is answered `too_many` at once. Commands of one client may be carried out in another order than they
+were sent: wait for an answer where the order matters. Batches and queries are for REST.
+
+Programs share the queue group `{QUEUE}`: each command goes to one of them. They answer the discovery of NATS services
+under the name `{NAME}`: `{DISCOVERY}.PING`, `{DISCOVERY}.INFO` and `{DISCOVERY}.STATS`, each also with `.{NAME}` and
+`.{NAME}.<id>` behind it.
+"""
+NATS_EVENTS = f"""
+Each event is published on `{EVENTS}.<noun>.<verb>.<id>` once it is recorded, as a
+[CloudEvent](events.md#as-a-cloudevent) with header `Content-Type: {HEADERS["Content-Type"]}`: at most once, in the
+order of positions. Subscribe to `{EVENTS}.task.completed.*`, or to `{EVENTS}.task.*.ID`.
+
+What was published while nobody listened is not sent again. While the broker is away, or more comes than can be passed
+on, events are dropped, and counted in `hivebus_events_dropped_total`. `sequence` is the event's position: read what is
+missing with `GET /api/events?after=POSITION`, which has them all.
+"""
+
+
+def nats() -> str:
+    parts = [NATS_INTRO, "## Commands", NATS_COMMANDS]
+    for spec in registry(QUERIES).client_commands():
+        refused = NOT_AVAILABLE if spec.name == "task.submit" else ()
+        parts += [f"### {COMMANDS}.{spec.name}", spec.doc, fields_of(spec.struct, leave_out=refused)]
+        if refused:
+            parts.append(
+                f"Declared and not built yet, so refused with `not_available`: {', '.join(map(code, refused))}."
+            )
+    return page("NATS", *parts, "## Events", NATS_EVENTS)
+
+
 # --- events.md --------------------------------------------------------------------------------------------------------
 
 EVENTS_INTRO = """
@@ -469,6 +529,7 @@ def _columns(kept: Table) -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "rest.md": rest,
+    "nats.md": nats,
     "events.md": events,
     "errors.md": errors,
     "settings.md": settings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 
-TOOLS = {"bwrap": "bubblewrap", "chromium": "chromium"}
+TOOLS = {"bwrap": "bubblewrap", "chromium": "chromium", "node": "nodejs", "npm": "npm"}
 
 
 def main() -> int:

@@ -44,6 +44,11 @@ class Broker(Protocol):
         ...
 
     @property
+    def client_access(self) -> Access | None:
+        """What programs outside log in with, to send commands and hear events; None where nobody told us."""
+        ...
+
+    @property
     def replicas(self) -> int:
         """Copies of the log that are wanted; 0 leaves it to the broker: 3 in a cluster, else 1."""
         ...
@@ -68,9 +73,17 @@ class Broker(Protocol):
 class ExternalBroker:
     """A broker that runs without us: nothing is started, nothing is stopped, connections come back by themselves."""
 
-    def __init__(self, access: Access, *, system_access: Access | None = None, replicas: int = 0) -> None:
+    def __init__(
+        self,
+        access: Access,
+        *,
+        system_access: Access | None = None,
+        client_access: Access | None = None,
+        replicas: int = 0,
+    ) -> None:
         self.access = access
         self.system_access = system_access
+        self.client_access = client_access
         self.replicas = replicas
 
     async def start(self) -> None:

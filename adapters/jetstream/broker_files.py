@@ -9,11 +9,12 @@ import secrets
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
+
+from core.kernel.subjects import CLIENT_INBOX, CLIENT_USER, COMMANDS, DISCOVERY, EVENTS, PAYLOAD_MAX_BYTES
 
 LOG_FILE_BYTES_MAX = 4 * 1024 * 1024
 LOG_FILES_MAX = 3
-PAYLOAD_MAX_BYTES = 1024 * 1024
 STORE_MAX_BYTES = 1 << 50
 SYNC_INTERVALS = {"durable": "always", "fast": "1s"}
 
@@ -21,10 +22,11 @@ _logger = logging.getLogger("hivebus.broker")
 
 
 class Passwords(Struct, frozen=True):
-    """The passwords of the two users, kept across restarts."""
+    """The passwords of the broker's users, kept across restarts."""
 
-    hivebus: str
-    system: str
+    hivebus: str = ""
+    system: str = ""
+    client: str = ""
 
 
 def write_private(path: Path, text: str) -> None:
@@ -40,21 +42,26 @@ def write_private(path: Path, text: str) -> None:
 
 
 def load_passwords(path: Path) -> Passwords:
-    """The stored passwords, or new ones, stored."""
+    """The stored passwords; one that is not there yet is made, and stored."""
+    stored = Passwords()
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Passwords)
+        stored = msgspec.json.decode(path.read_bytes(), type=Passwords)
     except FileNotFoundError:
         pass
     except msgspec.MsgspecError as error:
         # Nothing but this program knows them, so new ones harm nobody.
         _logger.warning("The broker's passwords in %s cannot be read (%s); making new ones.", path, error)
-    passwords = Passwords(hivebus=secrets.token_urlsafe(32), system=secrets.token_urlsafe(32))
+    missing = {user: secrets.token_urlsafe(32) for user, password in structs.asdict(stored).items() if not password}
+    if not missing:
+        return stored
+    passwords = structs.replace(stored, **missing)
     write_private(path, msgspec.json.encode(passwords).decode())
     return passwords
 
 
 def configuration(*, port: int, name: str, store_dir: Path, log_file: Path, profile: str, passwords: Passwords) -> str:
-    """The text of nats-server.conf: loopback only, one account for the program, one for the system."""
+    """The text of nats-server.conf: loopback only, one account for the program and its clients, one for the system."""
+    client = {"user": CLIENT_USER, "password": passwords.client, "permissions": client_permissions()}
     # The format is a superset of JSON strings, and quoting keeps `$` in a path from meaning a variable.
     return f"""\
 host: "127.0.0.1"
@@ -73,7 +80,22 @@ jetstream {{
 }}
 system_account: SYS
 accounts {{
-  HIVE: {{ jetstream: enabled, users: [ {{ user: hivebus, password: {json.dumps(passwords.hivebus)} }} ] }}
+  HIVE: {{
+    jetstream: enabled
+    users: [
+      {{ user: hivebus, password: {json.dumps(passwords.hivebus)} }}
+      {json.dumps(client)}
+    ]
+  }}
   SYS: {{ users: [ {{ user: system, password: {json.dumps(passwords.system)} }} ] }}
 }}
 """
+
+
+def client_permissions() -> dict[str, dict[str, list[str]]]:
+    """What a client may do: send commands, find the service, hear its own answers and the public events; no more."""
+    discovery = [f"{DISCOVERY}.{verb}{rest}" for verb in ("PING", "INFO", "STATS") for rest in ("", ".>")]
+    return {
+        "publish": {"allow": [f"{COMMANDS}.>", *discovery]},
+        "subscribe": {"allow": [f"{CLIENT_INBOX}.>", f"{EVENTS}.>"]},
+    }

@@ -20,6 +20,7 @@ from adapters.jetstream.broker import Access
 from adapters.jetstream.broker_files import configuration, load_passwords, write_private
 from adapters.jetstream.pidfile import PidFile
 from core.kernel.errors import StartRefused
+from core.kernel.subjects import CLIENT_USER
 
 POLL_STEP_S = 0.005
 HELLO_S = 0.25
@@ -74,10 +75,11 @@ class EmbeddedServer:
         self.port = port
         self.password = ""
         self.system_password = ""
+        self.client_password = ""
 
     @property
     def url(self) -> str:
-        """Where clients connect; both users log in with their passwords."""
+        """Where clients connect; every user logs in with its password."""
         return f"nats://127.0.0.1:{self.port}"
 
     @property
@@ -89,6 +91,11 @@ class EmbeddedServer:
     def system_access(self) -> Access:
         """The system account."""
         return Access(urls=(self.url,), user=self.system_user, password=self.system_password)
+
+    @property
+    def client_access(self) -> Access:
+        """The user of programs outside, in the program's account."""
+        return Access(urls=(self.url,), user=CLIENT_USER, password=self.client_password)
 
     def again(self) -> EmbeddedServer:
         """A broker to start after this one ended: on its port, so that connections come back."""
@@ -142,6 +149,7 @@ class EmbeddedServer:
         name = f"hivebus-{token_hex(8)}"
         passwords = load_passwords(self._home / "passwords.json")
         self.password, self.system_password = passwords.hivebus, passwords.system
+        self.client_password = passwords.client
         text = configuration(
             port=self.port,
             name=name,

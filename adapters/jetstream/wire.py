@@ -44,12 +44,12 @@ class WireClient(Client):
         self._flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushed.set_result(None)
 
-    async def listen(self, subject: str, handler: Handler) -> int:
+    async def listen(self, subject: str, handler: Handler, *, queue: str = "") -> int:
         """Call `handler(subject, reply, data, headers)` for each message, from the read loop; survives reconnects.
 
-        A handler must not block. Returns the number that `unlisten` takes.
+        A handler must not block. Returns the number that `unlisten` takes. Of a queue group's, one gets each message.
         """
-        subscription = await self.subscribe(subject)
+        subscription = await self.subscribe(subject, queue=queue)
         self._handlers[subscription._id] = handler
         return subscription._id
 
@@ -73,6 +73,20 @@ class WireClient(Client):
         # The flusher wants a future per kick and resolves those that are not done: one resolved future serves all.
         if queue is not None and queue.empty():
             queue.put_nowait(self._flushed)
+
+    async def settle(self) -> None:
+        """Wait until the server has handled all that was queued here, and we have handled all that it sent before.
+
+        The caller sets the deadline. nats-py's `flush` sends its PING ahead of frames that still wait, and proves less.
+        """
+        if self._pending and self._transport is not None:
+            self._transport.writelines(self._pending)
+            self._pending = []
+            self._pending_data_size = 0
+        pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._send_ping(pong)
+        # Never cancelled: nats-py sets the result of whatever future it has kept, and would end its read loop by it.
+        await asyncio.shield(pong)
 
     async def close(self) -> None:
         """Close for good. A repeat is harmless."""

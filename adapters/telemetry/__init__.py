@@ -24,6 +24,14 @@ DISK_FREE = Gauge(
 DISK_USED = Gauge(
     "hivebus_disk_used_ratio", "Used share of the data directory's file system, 0 to 1.", registry=registry
 )
+EVENTS_PUBLISHED = Counter(
+    "hivebus_events_published_total", "Events passed on to clients of the broker.", registry=registry
+)
+EVENTS_DROPPED = Counter(
+    "hivebus_events_dropped_total",
+    "Events that were recorded and not passed on: the broker was away or slow. GET /api/events has them.",
+    registry=registry,
+)
 
 
 def exposition() -> bytes:
@@ -34,6 +42,8 @@ def exposition() -> bytes:
 __all__ = [
     "DISK_FREE",
     "DISK_USED",
+    "EVENTS_DROPPED",
+    "EVENTS_PUBLISHED",
     "LIVE_TASKS",
     "RECORDER_POSITION",
     "REFUSED",

@@ -151,3 +151,11 @@ class StartRefused(HivebusError):
     """The program cannot start safely; the sentence and the remedy are all a user sees."""
 
     default_code = "start_refused"
+
+
+def internal() -> HivebusError:
+    """The error of a bug: what it was stands in the log, and nowhere else."""
+    return HivebusError(
+        "Something broke inside Hivebus; it is in the program's log.",
+        remedy="Try again; if it lasts, report it with the log's lines.",
+    )

@@ -40,7 +40,7 @@ class Lag(Struct, frozen=True):
     delay_ms: int | None
 
 
-def _nothing(_position: int) -> None: ...
+def _nothing(_what: object) -> None: ...
 
 
 class Recorder:
@@ -59,6 +59,7 @@ class Recorder:
         *,
         batch_max: int = 1000,
         on_recorded: Callable[[int], None] = _nothing,
+        on_commits: Callable[[Sequence[tuple[Entry, Body]]], None] = _nothing,
         pace: Pace | None = None,
     ) -> None:
         self._log = log
@@ -67,6 +68,7 @@ class Recorder:
         self._clock = clock
         self._batch_max = batch_max
         self._on_recorded = on_recorded
+        self._on_commits = on_commits
         self._pace = pace
         self._checkpoint = Checkpoint()
         self._delay_ms: int | None = None
@@ -82,6 +84,8 @@ class Recorder:
 
     async def run(self) -> None:
         """Record for ever. `on_recorded` hears the position reached, first the checkpoint, then after each batch.
+
+        `on_commits` hears the commits of a batch once it is recorded, without those that were parked.
 
         Raises Unavailable (code `log_hole`: the log skipped a position), CheckpointMoved (another recorder writes).
         """
@@ -103,12 +107,15 @@ class Recorder:
         old = self._checkpoint
         self._refuse_hole(entries)
         recordings: list[Recording] = []
+        commits: list[tuple[Entry, Body]] = []
         occurred_ms: int | None = None
         for entry in entries:
             recording, body = self._read(entry)
             frontier.append(recording.leaf)
             recordings.append(recording)
             occurred_ms = body.occurred_at if body else None
+            if body is not None:
+                commits.append((entry, body))
         # The time that `?at=` means never decreases, whatever the machine's clock does.
         recorded_ms = max(self._clock.now_ms(), old.recorded_ms)
         new = Checkpoint(position=frontier.size, recorded_ms=recorded_ms, frontier=frontier.encode())
@@ -118,6 +125,7 @@ class Recorder:
             self._delay_ms = recorded_ms - occurred_ms
         _alarm_parked(recordings)
         self._on_recorded(new.position)
+        self._on_commits(commits)
 
     async def _write(self, recordings: Sequence[Recording], old: Checkpoint, new: Checkpoint) -> None:
         """Write a batch, however long the store takes none. Nothing is written twice: each try asks where it stands."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 
 import click
 
-from entrypoints.cli.failures import Exit, Failure
+from entrypoints.cli.failures import Exit, Failure, Unreachable
 from entrypoints.cli.output import emit, fields
-from entrypoints.cli.place import KEY_VARIABLE, START_IT, URL_VARIABLE, locate, read_key
+from entrypoints.cli.place import KEY_VARIABLE, START_IT, URL_VARIABLE, Place, locate, read_connection, read_key
 from entrypoints.cli.verb import Noun, Verb, json_option
 from entrypoints.paths import admin_key_file, data_dir
 
@@ -19,11 +20,13 @@ def env_verb() -> Verb:
         "env",
         params=[json_option()],
         callback=env,
-        help="""Print the address and the key of the server as lines for a shell.
+        help="""Print the address and the key of the server as lines for a shell, and what NATS clients need.
 
+        NATS_URL, NATS_USER and NATS_PASSWORD belong to a user of the broker that may send commands and hear events.
+        NATS_INBOX_PREFIX is where it hears its answers: clients set it as their inbox prefix.
         The key gives every right: keep the output out of logs.
         """,
-        short_help="Print HIVEBUS_URL and HIVEBUS_KEY for a shell.",
+        short_help="Print what programs need to reach the server, for a shell.",
         examples=('eval "$(hivebus env)"', "hivebus env --json | jq -r .HIVEBUS_URL"),
     )
 
@@ -31,13 +34,25 @@ def env_verb() -> Verb:
 def env(as_json: bool) -> Exit:
     """Shell-quoted, so that `eval` can do no harm."""
     place = locate()
-    values = {URL_VARIABLE: place.url} | ({KEY_VARIABLE: place.key} if place.key else {})
+    values = {URL_VARIABLE: place.url} | ({KEY_VARIABLE: place.key} if place.key else {}) | _nats(place)
     if as_json:
         emit(values)
     else:
         for name, value in values.items():
             click.echo(f"export {name}={shlex.quote(value)}")
     return Exit.OK
+
+
+def _nats(place: Place) -> dict[str, str]:
+    """What connection.json says about the broker; nothing for a server elsewhere, or one with a broker elsewhere."""
+    local = place.local
+    if not local:
+        # The environment may hold what an earlier `env` printed: then it is the server of this machine all the same.
+        with contextlib.suppress(Unreachable):
+            found = read_connection(data_dir())
+            local = found if found["url"].rstrip("/") == place.url else {}
+    names = ("nats_url", "nats_user", "nats_password", "nats_inbox_prefix")
+    return {name.upper(): str(local[name]) for name in names if name in local}
 
 
 def key_noun() -> Noun:

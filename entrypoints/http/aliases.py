@@ -12,7 +12,7 @@ from core.kernel.command_bus import CommandBus
 from core.kernel.errors import Refused
 from core.services.dispatch import Dispatcher
 from core.task import SubmitTask, Word
-from entrypoints.http.decode import from_json
+from entrypoints.decode import from_json
 from entrypoints.http.door import Door, check_media
 from entrypoints.http.rest import JSON, arguments_of, envelope_of, json_response, refuse_unknown
 

@@ -10,12 +10,12 @@ import msgspec
 from msgspec import Meta, Struct
 from sanic import HTTPResponse, Request, Sanic
 
+from core.kernel.cloud_events import CloudEvent, cloud_events
 from core.kernel.codec import Codec, Undecodable
-from core.kernel.commit import Body, split_subject
+from core.kernel.commit import split_subject
 from core.kernel.ports import Store, Stored
-from core.kernel.times import rfc3339
 from core.services.positions import PositionGate
-from entrypoints.http.decode import from_query
+from entrypoints.decode import from_query
 from entrypoints.http.door import Door
 from entrypoints.http.rest import READ, arguments_of
 
@@ -23,23 +23,6 @@ PAGE = 1000
 SCANNED_MAX = 10_000
 # Whoever waits for an event looks up this often: the program may be about to end.
 LOOK_UP_S = 0.5
-
-
-class CloudEvent(Struct, frozen=True, kw_only=True):
-    """An event as everybody outside sees it (CloudEvents 1.0, JSON format)."""
-
-    specversion: str = "1.0"
-    id: str
-    source: str
-    type: str
-    subject: str
-    time: str
-    datacontenttype: str = "application/json"
-    sequence: str
-    correlationid: str
-    causationid: str
-    actor: str
-    data: msgspec.Raw
 
 
 class ReadEvents(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,20 +90,3 @@ def _matching(stored: Stored, codec: Codec, query: ReadEvents) -> Iterator[Cloud
     for event in cloud_events(stored.entry.position, noun, aggregate_id, body):
         if query.type in (None, event.type, event.type.removeprefix("hivebus.")):
             yield event
-
-
-def cloud_events(position: int, noun: str, aggregate_id: str, body: Body) -> Iterator[CloudEvent]:
-    """The events of a commit; `sequence` is its position, `id` adds the index to the commit's id."""
-    for index, record in enumerate(body.events):
-        yield CloudEvent(
-            id=f"{body.id}/{index}",
-            source="/hivebus",
-            type=f"hivebus.{record.type}",
-            subject=f"{noun}/{aggregate_id}",
-            time=rfc3339(body.occurred_at) or "",
-            sequence=str(position),
-            correlationid=body.correlation_id,
-            causationid=body.causation_id,
-            actor=body.actor,
-            data=record.data,
-        )

@@ -20,7 +20,7 @@ from sanic.exceptions import NotFound as NoSuchPath
 from sanic.handlers import ErrorHandler
 
 from adapters.telemetry import REFUSED
-from core.kernel.errors import HivebusError, Invalid, NotFound, TooLarge
+from core.kernel.errors import HivebusError, Invalid, NotFound, TooLarge, internal
 
 logger = logging.getLogger("hivebus.http")
 
@@ -104,10 +104,7 @@ def as_error(request: Request, exception: Exception) -> HivebusError:
     if isinstance(exception, InvalidUsage) or (isinstance(exception, SanicException) and exception.status_code < 500):
         return Invalid(str(exception) or "The request could not be read.", remedy="Check the request line and headers.")
     logger.error("%s %s failed.", request.method, request.path, exc_info=exception)
-    return HivebusError(
-        "Something broke inside Hivebus; it is in the program's log.",
-        remedy="Try again; if it lasts, report it with the log's lines.",
-    )
+    return internal()
 
 
 def _allowed(request: Request) -> list[str]:

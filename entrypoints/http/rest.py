@@ -13,19 +13,16 @@ from sanic import HTTPResponse, Request, Sanic
 
 from adapters.telemetry import REQUESTS
 from core.execution import escape
-from core.kernel.errors import HivebusError, Invalid, TooLarge, Unprocessable
+from core.kernel.errors import HivebusError, TooLarge, Unprocessable
 from core.kernel.registry import CommandSpec, QuerySpec, Registry
 from core.services.dispatch import BATCH_MAX, WAIT_S_MAX, Dispatcher, Envelope, Look
-from entrypoints.http.decode import from_json, from_query, raw_items
+from entrypoints.decode import envelope_from, from_json, from_query, raw_items
 from entrypoints.http.door import Door, check_media, media_of
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
 _PARAMETER = re.compile(r"{(\w+)}")
-_TOKEN = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
-_KEY_MAX = 200
-_KEY = re.compile(rf"[\x20-\x7e]{{1,{_KEY_MAX}}}").fullmatch
 _POSITION = re.compile(r"[0-9]{1,18}").fullmatch
 READ = ["GET", "HEAD"]
 
@@ -149,15 +146,7 @@ def envelope_of(request: Request, values: dict[str, str]) -> Envelope:
     Takes its own parameters out of `values`.
     """
     headers = request.headers
-    key = headers.get("idempotency-key")
-    if key is not None and not _KEY(key):
-        raise Invalid(f"An Idempotency-Key has 1 to {_KEY_MAX} visible ASCII characters.", remedy="Use a UUID.")
-    correlation_id = headers.get("x-correlation-id")
-    if correlation_id is not None and not _TOKEN(correlation_id):
-        raise Invalid(
-            "X-Correlation-Id holds other than letters, digits and ._:-, or more than 64.", remedy="Use a UUID."
-        )
-    return Envelope(idempotency_key=key, correlation_id=correlation_id, wait_s=_wait_of(request, values))
+    return envelope_from(headers.get("idempotency-key"), headers.get("x-correlation-id"), _wait_of(request, values))
 
 
 def _wait_of(request: Request, values: dict[str, str]) -> float | None:

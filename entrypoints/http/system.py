@@ -18,7 +18,7 @@ from core.services.disk import DiskGuard, Level
 from core.services.dispatch import ReadableViews
 from core.services.positions import PositionGate
 from core.services.scheduler import Scheduler
-from entrypoints.http.decode import from_json
+from entrypoints.decode import from_json
 from entrypoints.http.door import COOKIE, SESSION_S, Door, check_media
 from entrypoints.http.rest import JSON, READ, json_response
 from projections.agents import count_active
@@ -170,7 +170,7 @@ class System:
                     "max_concurrent_tasks": sum(
                         host.slots for host in self._scheduler.fleet.hosts.values() if host.session
                     ),
-                    "supported_protocols": ["rest"],
+                    "supported_protocols": ["rest", "nats"],
                 },
                 "version": self._vitals.version,
             }

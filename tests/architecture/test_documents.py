@@ -72,11 +72,12 @@ def test_the_pages_do_not_depend_on_the_machine(monkeypatch: pytest.MonkeyPatch)
 
 def test_every_setting_event_command_and_verb_is_on_its_page() -> None:
     def missing() -> Iterator[str]:
-        settings, events, rest = documents.settings(), documents.events(), documents.rest()
+        settings, events, rest, nats = documents.settings(), documents.events(), documents.rest(), documents.nats()
         program = documents.registry(documents.QUERIES)
         yield from (name for name in Settings.model_fields if f"HIVEBUS_{name.upper()}" not in settings)
         yield from (spec.name for spec in program.event_specs.values() if f"### {spec.name}\n" not in events)
         yield from (spec.name for spec in program.client_commands() if f"`{spec.name}`" not in rest)
+        yield from (spec.name for spec in program.client_commands() if f"### hive.cmd.{spec.name}\n" not in nats)
         yield from (name for name in program.queries if f"`{name}`" not in rest)
 
     assert list(missing()) == []

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import nats_examples
 from tests.entrypoints.program import RunningProgram, until
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
@@ -77,3 +78,25 @@ def test_the_event_loop_prints_each_event_once_through_a_restart(program: Runnin
         finally:
             os.killpg(running.pid, signal.SIGTERM)
             running.wait(30)
+
+
+@pytest.mark.peers
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize("language", ["python", "node"])
+def test_a_ten_line_nats_program_submits_and_prints_accepted_or_the_reason(
+    program: RunningProgram, tmp_path: Path, language: str
+) -> None:
+    command = nats_examples.python_example() if language == "python" else nats_examples.node_example(tmp_path)
+    values = {name: value for name, value in nats_examples.printed(program.root).items() if name.startswith("NATS_")}
+    accepted, _, task_id = nats_examples.submit(command, values, "echo", f"from {language}").partition(" ")
+    assert accepted == "accepted"
+    assert program.ended(task_id)["result"]["stdout"] == f"from {language}\n"
+    refused = nats_examples.submit(command, values, "deploy", "--token=abcdefgh")
+    assert refused == "literal_secret: This looks like a secret; the log would keep it for ever."
+
+
+@pytest.mark.parametrize("name", ["nats_submit.py", "nats_submit.mjs"])
+def test_the_nats_examples_are_as_short_as_they_are_said_to_be(name: str) -> None:
+    lines = [line.strip() for line in (EXAMPLES / name).read_text().splitlines()]
+    code = [line for line in lines if line and not line.startswith(("#", "//", "import ", "from "))]
+    assert len(code) <= 10

@@ -57,6 +57,16 @@ def test_a_password_comes_from_a_file(password_file: str) -> None:
     assert broker.access == Access(urls=("tls://a",), user="me", password=SECRET, tls=True)
 
 
+def test_the_user_of_nats_clients_is_handed_on(password_file: str) -> None:
+    broker = chosen(URL="nats://a,nats://b", CLIENT_USER="guest", CLIENT_PASSWORD_FILE=password_file)
+    assert broker.client_access == Access(urls=("nats://a", "nats://b"), user="guest", password=SECRET)
+    assert chosen(URL="nats://a").client_access is None
+    with pytest.raises(StartRefused, match="HIVEBUS_NATS_CLIENT_USER and HIVEBUS_NATS_CLIENT_PASSWORD go together"):
+        chosen(URL="nats://a", CLIENT_USER="guest")
+    with pytest.raises(StartRefused, match="HIVEBUS_NATS_CLIENT_PASSWORD belongs to a broker of your own"):
+        chosen(CLIENT_PASSWORD=SECRET)
+
+
 def test_the_system_account_is_reached_the_same_way(password_file: str, tmp_path: Path) -> None:
     broker = chosen(
         URL="nats://a", CA=str(tmp_path / "ca.pem"), SYSTEM_USER="sys", SYSTEM_PASSWORD_FILE=password_file, REPLICAS="5"

@@ -81,6 +81,40 @@ def test_env_is_safe_to_evaluate(data_dir: Path) -> None:
     assert json.loads(run("env", "--json").stdout)["HIVEBUS_KEY"] == "hive_abc_secret-part_1"
 
 
+NATS = {
+    "nats_url": "nats://127.0.0.1:4222",
+    "nats_user": "client",
+    "nats_password": "it's",
+    "nats_inbox_prefix": "_INBOX_client",
+}
+PRINTED = {name.upper(): value for name, value in NATS.items()}
+
+
+def nats_lines() -> dict[str, str]:
+    document = json.loads(run("env", "--json").stdout)
+    return {name: value for name, value in document.items() if name.startswith("NATS_")}
+
+
+def test_env_prints_what_a_nats_client_needs(data_dir: Path) -> None:
+    assert nats_lines() == {}
+    url = "http://127.0.0.1:9"
+    (data_dir / "connection.json").write_text(json.dumps({"url": url, "pid": 1, **NATS}))
+    assert nats_lines() == PRINTED
+    script = run("env").stdout + 'printf "%s %s" "$NATS_PASSWORD" "$NATS_INBOX_PREFIX"'
+    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "it's _INBOX_client"
+
+
+def test_env_prints_it_again_after_its_own_output_was_evaluated_and_never_for_another_server(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data_dir / "connection.json").write_text(json.dumps({"url": "http://127.0.0.1:9", **NATS}))
+    monkeypatch.setenv("HIVEBUS_URL", "http://127.0.0.1:9/")
+    assert nats_lines() == PRINTED
+    monkeypatch.setenv("HIVEBUS_URL", "http://elsewhere:9")
+    assert nats_lines() == {}
+
+
 def test_key_names_the_key_and_only_show_prints_it(data_dir: Path) -> None:
     about = run("key")
     assert "abc" in about.stdout

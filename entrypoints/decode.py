@@ -1,4 +1,4 @@
-"""From bytes to commands and queries, with a JSON pointer for whatever does not fit."""
+"""From bytes to commands and queries, with a JSON pointer for whatever does not fit: the same on every way in."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from msgspec import Struct
 
 from core.execution import escape
 from core.kernel.errors import HivebusError, Invalid, Unprocessable
-
-DEPTH_MAX = 64
+from core.services.dispatch import Envelope
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _FIELD = re.compile(r"field `([^`]+)`")
+_KEY_MAX = 200
+_KEY = re.compile(rf"[\x20-\x7e]{{1,{_KEY_MAX}}}").fullmatch
+_TOKEN = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
 
 S = TypeVar("S", bound=Struct)
 
@@ -60,6 +62,17 @@ def from_query(struct: type[S], values: Mapping[str, Any]) -> S:
         return msgspec.convert(dict(values), struct, strict=False)
     except msgspec.ValidationError as error:
         raise unprocessable(error) from error
+
+
+def envelope_from(key: str | None, correlation_id: str | None, wait_s: float | None = None) -> Envelope:
+    """The headers Idempotency-Key and X-Correlation-Id, checked. Raises Invalid."""
+    if key is not None and not _KEY(key):
+        raise Invalid(f"An Idempotency-Key has 1 to {_KEY_MAX} visible ASCII characters.", remedy="Use a UUID.")
+    if correlation_id is not None and not _TOKEN(correlation_id):
+        raise Invalid(
+            "X-Correlation-Id holds other than letters, digits and ._:-, or more than 64.", remedy="Use a UUID."
+        )
+    return Envelope(idempotency_key=key, correlation_id=correlation_id, wait_s=wait_s)
 
 
 def malformed(what: str) -> Invalid:

@@ -1,0 +1,1 @@
+"""Commands of programs that speak NATS."""
