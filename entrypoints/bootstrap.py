@@ -66,6 +66,7 @@ from entrypoints.http.system import System, Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, write_private
 from entrypoints.settings import Settings
+from entrypoints.views import renew as renew_views
 from projections.catalogue import QUERIES, VIEWS
 
 logger = logging.getLogger("hivebus")
@@ -167,8 +168,13 @@ class Program(Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def joined(settings: Settings, broker: Broker, version: str) -> AsyncIterator[Program]:
-    """Open everything on a running broker, in the order of dependence; close it in the other order."""
+async def joined(
+    settings: Settings, broker: Broker, version: str, halted: Callable[[], bool] = lambda: False
+) -> AsyncIterator[Program]:
+    """Open everything on a running broker, in the order of dependence; close it in the other order.
+
+    Raises Stopped when views have to be rebuilt first, and `halted()` while they are.
+    """
     root = settings.data_dir
     clock = SystemClock()
     async with AsyncExitStack() as stack:
@@ -184,6 +190,8 @@ async def joined(settings: Settings, broker: Broker, version: str) -> AsyncItera
         store = await SqlStore.open(root / "store.db", readers=settings.readers)
         stack.push_async_callback(store.close)
         refuse_unless_equal(await compare(log, store))
+        if (await store.checkpoint()).position:
+            await asyncio.to_thread(renew_views, root, halted)
         views = await SqlViews.open(root / "views.db", VIEWS, readers=settings.readers)
         stack.push_async_callback(views.close)
         blobs, secret_files = FileBlobs(root), FileSecrets(root)

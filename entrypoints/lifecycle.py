@@ -106,11 +106,11 @@ class _Life:
             async with AsyncExitStack() as stack:
                 bootstrap, sockets = await self._prepare(stack)
                 program = await stack.enter_async_context(
-                    bootstrap.joined(self._settings, self._broker, version_of("hivebus"))
+                    bootstrap.joined(self._settings, self._broker, version_of("hivebus"), self._stop.is_set)
                 )
                 await self._live(program, sockets)
         except (BaseExceptionGroup, Exception) as error:
-            return _explain(error)
+            return 0 if _was_stopped(error) else _explain(error)
         return 0
 
     async def _prepare(self, stack: AsyncExitStack) -> tuple[Any, list[socket.socket]]:
@@ -286,6 +286,12 @@ def _bind(address: str, port: int, setting: str) -> socket.socket:
 
 def _shown(address: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, address)  # noqa: S104 - only shown
+
+
+def _was_stopped(error: BaseException) -> bool:
+    """Whether a signal came while views were rebuilt: that ends a start as it would end a run."""
+    rebuild = sys.modules.get("adapters.sql.rebuild")
+    return rebuild is not None and isinstance(error, rebuild.Stopped)
 
 
 def _explain(error: BaseException) -> int:

@@ -76,6 +76,12 @@ def _restore() -> click.Command:
     return restore_verb()
 
 
+def _rebuild() -> click.Command:
+    from entrypoints.cli.rebuilding import rebuild_verb  # noqa: PLC0415
+
+    return rebuild_verb()
+
+
 def _env() -> click.Command:
     from entrypoints.cli.access import env_verb  # noqa: PLC0415
 
@@ -118,6 +124,7 @@ BY_HAND: dict[str, By] = {
         "up": _up,
         "status": _status,
         "verify": _verify,
+        "rebuild": _rebuild,
         "backup": _backup,
         "restore": _restore,
         "env": _env,

@@ -12,9 +12,9 @@ import click
 import msgspec
 
 from entrypoints.cli.failures import Exit, Failure
-from entrypoints.cli.machine import NOTE_EVERY_S
 from entrypoints.cli.output import emit, line, note
 from entrypoints.cli.verb import Verb, json_option, when_interrupted
+from entrypoints.eta import SAY_EVERY_S
 from entrypoints.paths import DATA_DIR_VARIABLE, backup_file, data_dir, write_private
 
 DATABASE_VARIABLE = "HIVEBUS_DATABASE_URL"
@@ -138,7 +138,7 @@ class Moved:
     def __call__(self, done: int, total: int) -> None:
         """Heard after each piece; bytes."""
         now = self._monotonic()
-        if now - self._since >= NOTE_EVERY_S:
+        if now - self._since >= SAY_EVERY_S:
             note(f"{self._what} {_mb(done)} of {_mb(total)} MB")
             self._since = now
 
