@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
+
+logger = logging.getLogger("hivebus.snapshots")
 
 
 class FileSnapshots:
@@ -17,7 +20,7 @@ class FileSnapshots:
         return await asyncio.to_thread(self._load)
 
     async def save(self, image: bytes) -> None:
-        """Replace the image."""
+        """Replace the image, if the disk takes it: the old one serves as well."""
         await asyncio.to_thread(self._save, image)
 
     def _load(self) -> bytes | None:
@@ -25,5 +28,9 @@ class FileSnapshots:
 
     def _save(self, image: bytes) -> None:
         beside = self._path.with_suffix(".new")
-        beside.write_bytes(image)
-        beside.replace(self._path)
+        try:
+            beside.write_bytes(image)
+            beside.replace(self._path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            logger.warning("The image %s is not renewed: %s", self._path.name, error)

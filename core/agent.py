@@ -151,7 +151,9 @@ def _retire_answer(command: RetireAgent, accepted: Any) -> dict[str, Any]:
     return answer if previous else answer | {"unknown": {"previous_status": "this is the answer to a repeat"}}
 
 
-@agent.decides("agent.retire", route=Route("DELETE", "/api/agents/{agent_id}", 202), answer=_retire_answer)
+@agent.decides(
+    "agent.retire", route=Route("DELETE", "/api/agents/{agent_id}", 202), answer=_retire_answer, finishes=True
+)
 def retire(command: RetireAgent, state: Agent, context: Context) -> list[AgentEvent]:
     """Twice is once."""
     if state.status in ("draining", "retired"):

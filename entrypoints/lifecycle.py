@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import signal
+import sys
 import time
 from contextlib import AsyncExitStack
 from importlib.metadata import version as version_of
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import uvloop
 
+from adapters.data_format import prepare, refuse_another
+from adapters.disk import refuse_exhausted
 from adapters.jetstream.broker import Broker
 from adapters.jetstream.joined import JoinedServer
 from core.kernel.errors import StartRefused
@@ -39,6 +42,10 @@ logger = logging.getLogger("hivebus")
 BROKER_RESTARTS_MAX = 5
 BROKER_CALM_S = 60.0
 BROKER_STOP_S = 3.0
+BROKER_SILENT_S = 3.0
+# Three of these in a minute are fewer deaths than end the program.
+BROKER_REVIVE_S = 20.0
+DISK_STEP_S = 1.0
 READY_S_MAX = 60.0
 DRAIN_MARGIN_S = 1.0
 RECORD_S = 1.0
@@ -54,12 +61,18 @@ def serve() -> int:
     try:
         settings = settings_module.load()
         begin_log(settings.log_level)
+        refuse_exhausted(settings.data_dir)
         roles = settings.role_set
         if roles == {AGENTS}:
             served: int = importlib.import_module("entrypoints.agent_host").serve()
             return served
         directory = DataDirectory(settings.data_dir)
-        directory.join(roles & ({RECORDER, AGENTS} if settings.nats_url else {RECORDER, SCHEDULER, AGENTS}))
+        program, root = version_of("hivebus"), settings.data_dir
+        directory.join(
+            roles & ({RECORDER, AGENTS} if settings.nats_url else {RECORDER, SCHEDULER, AGENTS}),
+            alone=lambda: prepare(root, program),
+            beside=lambda: refuse_another(root, program),
+        )
         # The executors' children find the same data directory, whatever their working directory is.
         os.environ["HIVEBUS_DATA_DIR"] = str(settings.data_dir.absolute())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -92,11 +105,11 @@ class _Life:
                 bootstrap, sockets = await self._prepare(stack)
                 async with self._directory.one_at_a_time():
                     program = await stack.enter_async_context(
-                        bootstrap.joined(self._settings, self._broker, version_of("hivebus"))
+                        bootstrap.joined(self._settings, self._broker, version_of("hivebus"), self._stop.is_set)
                     )
                 await self._live(program, sockets)
         except (BaseExceptionGroup, Exception) as error:
-            return explain(error)
+            return 0 if _was_stopped(error) else explain(error)
         return 0
 
     async def _prepare(self, stack: AsyncExitStack) -> tuple[Any, list[socket.socket]]:
@@ -130,7 +143,9 @@ class _Life:
         self._listeners = [Listener(app, sock) for app, sock in zip(apps, sockets, strict=True)]
         async with asyncio.TaskGroup() as group:
             services = [group.create_task(service) for service in program.services()]
-            services.append(group.create_task(self._watch_broker()))
+            services.append(group.create_task(self._watch_broker(program)))
+            if not self._settings.nats_url and not isinstance(self._broker, JoinedServer):
+                services.append(group.create_task(self._revive_broker(program)))
             lives = [group.create_task(program.host.live())] if program.host is not None else []
             if await self._until_ready(program):
                 self._announce(program)
@@ -218,7 +233,7 @@ class _Life:
 
     # --- the broker ---
 
-    async def _watch_broker(self) -> None:
+    async def _watch_broker(self, program: Program) -> None:
         """Start the broker again when it dies, on its port; too often is an error that ends the program."""
         deaths: list[float] = []
         while True:
@@ -231,7 +246,21 @@ class _Life:
                 )
             logger.error("The broker ended with code %d; it is started again.", code)
             self._broker = self._broker.again()
+            # It writes its configuration before it starts.
+            await program.disk.until_writable()
             await self._broker.start()
+
+    async def _revive_broker(self, program: Program) -> None:
+        """Start a broker again that answers and stores nothing: after a failed write nats-server never tries again."""
+        while True:
+            await asyncio.sleep(DISK_STEP_S)
+            if program.log.silent_s < BROKER_SILENT_S or not await program.log.healthy():
+                continue
+            await program.disk.until_writable()
+            logger.error("The broker answers and takes no append: its disk was full, or failed. It is started again.")
+            # Its end is all that is needed here: whoever watches it starts the next one.
+            await self._broker.stop(grace_s=BROKER_STOP_S)
+            await asyncio.sleep(BROKER_REVIVE_S)
 
     async def _stop_broker(self) -> None:
         await self._broker.stop(grace_s=BROKER_STOP_S)
@@ -284,3 +313,9 @@ def _bind(address: str, port: int, setting: str) -> socket.socket:
 
 def _shown(address: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, address)  # noqa: S104 - only shown
+
+
+def _was_stopped(error: BaseException) -> bool:
+    """Whether a signal came while views were rebuilt: that ends a start as it would end a run."""
+    rebuild = sys.modules.get("adapters.sql.rebuild")
+    return rebuild is not None and isinstance(error, rebuild.Stopped)

@@ -33,6 +33,11 @@ def host_key_file(root: Path) -> Path:
     return root / "host.key"
 
 
+def backup_file(root: Path) -> Path:
+    """What the newest backup holds: JSON with position, file and time."""
+    return root / "backup.json"
+
+
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner may read, whole or not at all."""
     beside = path.with_name(path.name + ".new")

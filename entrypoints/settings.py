@@ -102,6 +102,16 @@ class Settings(BaseSettings):
     cache_ttl_s: float = Field(300.0, ge=1, le=86_400, description="How long it keeps one that is not used.")
     live_tasks_max: int = Field(200_000, ge=1, description="Tasks that have not ended; beyond it a submit is 429.")
     readers: int = Field(4, ge=1, le=64, description="Connections that read, for each of the two databases.")
+    disk_warn_percent: float = Field(80.0, ge=1, le=100, description="Used share of the disk from which it is said.")
+    disk_full_percent: float = Field(
+        90.0, ge=1, le=100, description="Used share of the disk from which only what ends work is accepted."
+    )
+    disk_enough_gb: float = Field(
+        10.0,
+        ge=0,
+        le=1_000_000,
+        description="Free GB that are no warning, and half of it not full, whatever share of the disk is used.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What reaches stderr.")
 
     @property
@@ -133,6 +143,11 @@ def load() -> Settings:
         raise StartRefused(
             "HIVEBUS_BEAT_S, HIVEBUS_SELF_STOP_S and HIVEBUS_LEASE_S must grow in this order.",
             remedy="A host must stop by itself before its lease ends: 5, 15 and 20 are the defaults.",
+        )
+    if settings.disk_warn_percent > settings.disk_full_percent:
+        raise StartRefused(
+            "HIVEBUS_DISK_WARN_PERCENT is above HIVEBUS_DISK_FULL_PERCENT.",
+            remedy="A warning comes first: 80 and 90 are the defaults.",
         )
     return settings
 

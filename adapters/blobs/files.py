@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import logging
 import os
@@ -16,6 +15,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from adapters.disk import writing
+from adapters.durable import sync_file, sync_folder
 from core.blobs import UNREFERENCED_S, BlobWriter, Referenced, Swept
 from core.kernel.errors import TooLarge, Unprocessable
 
@@ -37,8 +38,12 @@ class FileBlobs:
         self._lock = threading.Lock()
 
     async def put(self, data: bytes) -> str:
-        """Store and return the SHA-256 in hex. Durable on return; a repeat is harmless and makes the blob young."""
-        return await asyncio.to_thread(self._put, data)
+        """Store and return the SHA-256 in hex. Durable on return; a repeat is harmless and makes the blob young.
+
+        Raises LogFull on a full disk.
+        """
+        with writing(self._root):
+            return await asyncio.to_thread(self._put, data)
 
     def _put(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
@@ -80,7 +85,7 @@ class FileBlobs:
             path.unlink()
         except FileNotFoundError:
             return False
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return True
 
     async def size(self, sha256: str) -> int | None:
@@ -97,7 +102,8 @@ class FileBlobs:
         """Receive a blob whose hash is known. Leaving the block without `commit` leaves nothing behind."""
         if not NAME.match(sha256):
             raise Unprocessable("A blob's name is its SHA-256 in 64 lower-case hex digits.", pointer="/sha256")
-        file = await asyncio.to_thread(self._incoming, sha256)
+        with writing(self._root):
+            file = await asyncio.to_thread(self._incoming, sha256)
         try:
             yield _Incoming(self, file, sha256, max_bytes)
         finally:
@@ -164,11 +170,11 @@ class FileBlobs:
         file.flush()
         now = self._now_s()
         os.utime(file.fileno(), (now, now))
-        _sync(file.fileno())
+        sync_file(file.fileno())
         path = self._path(sha256)
         with self._lock:
             os.replace(file.name, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def _renew(self, sha256: str, size: int) -> bool:
         """Make an existing blob young and sure; False if it is missing or damaged, and must be written."""
@@ -183,7 +189,7 @@ class FileBlobs:
             return False
         now = self._now_s()
         os.utime(path, (now, now))
-        _sync_folder(path.parent)  # whoever wrote it may not have come that far
+        sync_folder(path.parent)  # whoever wrote it may not have come that far
         return True
 
     def _is_whole(self, sha256: str, actual: str) -> bool:
@@ -198,8 +204,8 @@ class FileBlobs:
         folder = self._root / sha256[:2]
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _sync_folder(folder.parent)
-            _sync_folder(folder.parent.parent)
+            sync_folder(folder.parent)
+            sync_folder(folder.parent.parent)
         return folder
 
 
@@ -222,11 +228,13 @@ class _Incoming:
             raise TooLarge(f"A blob holds at most {self._max_bytes} bytes.")
         self._buffer += chunk
         if len(self._buffer) >= CHUNK_BYTES:
-            await asyncio.to_thread(self._flush)
+            with writing(self._blobs._root):
+                await asyncio.to_thread(self._flush)
 
     async def commit(self) -> int:
         """Make it durable under its name and return the size."""
-        await asyncio.to_thread(self._commit)
+        with writing(self._blobs._root):
+            await asyncio.to_thread(self._commit)
         return self._size
 
     def _flush(self) -> None:
@@ -242,7 +250,8 @@ class _Incoming:
 
 
 def _discard(file: IO[bytes]) -> None:
-    file.close()
+    with suppress(OSError):  # what a full disk did not take is thrown away here
+        file.close()
     Path(file.name).unlink(missing_ok=True)  # after a commit it bears another name
 
 
@@ -250,20 +259,3 @@ async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
     with file:
         while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
             yield chunk
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync(fd: int) -> None:
-    """To the platter: on macOS plain fsync stops at the drive's cache."""
-    full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is None:
-        os.fsync(fd)
-    else:
-        fcntl.fcntl(fd, full)

@@ -26,6 +26,9 @@ LEASE_DELETE = f"{STREAM_API}.MSG.DELETE.{LEASE_STREAM}"
 
 COMMIT_ID = "Hive-Commit-Id"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+BATCH_ID = "Nats-Batch-Id"
+BATCH_SEQUENCE = "Nats-Batch-Sequence"
+BATCH_COMMIT = "Nats-Batch-Commit"
 
 # server/errors.json of nats-server
 STREAM_NOT_FOUND = 10059
@@ -49,6 +52,14 @@ class Ack(Struct, frozen=True):
     """The answer to a publish."""
 
     seq: int = 0
+    error: ApiError | None = None
+
+
+class BatchAck(Struct, frozen=True):
+    """The answer to a batch: `count` messages, the last at `seq`."""
+
+    seq: int = 0
+    count: int = 0
     error: ApiError | None = None
 
 
@@ -95,6 +106,7 @@ class Answer(Struct, frozen=True):
 NO_RESPONDERS = Ack(error=ApiError(code=503, description="no responders"))
 
 ack_of = msgspec.json.Decoder(Ack).decode
+batch_ack_of = msgspec.json.Decoder(BatchAck).decode
 stream_info_of = msgspec.json.Decoder(StreamInfo).decode
 message_of = msgspec.json.Decoder(MessageAnswer).decode
 answer_of = msgspec.json.Decoder(Answer).decode

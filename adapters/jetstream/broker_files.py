@@ -27,6 +27,7 @@ from core.kernel.subjects import (
 
 LOG_FILE_BYTES_MAX = 4 * 1024 * 1024
 LOG_FILES_MAX = 3
+STORE_MAX_BYTES = 1 << 50
 SYNC_INTERVALS = {"durable": "always", "fast": "1s"}
 
 _logger = logging.getLogger("hivebus.broker")
@@ -87,6 +88,8 @@ logfile_max_num: {LOG_FILES_MAX}
 logtime_utc: true
 jetstream {{
   store_dir: {json.dumps(str(store_dir))}
+  # Else three quarters of what is free at this start are the bound for ever, also when space is freed later.
+  max_file_store: {STORE_MAX_BYTES}
   sync_interval: {SYNC_INTERVALS[profile]}
 }}
 system_account: SYS

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
-
-from nats.errors import Error
 
 from adapters.jetstream.wire import WireClient
 from core.services.channel import Message
@@ -33,12 +32,9 @@ class ClientChannel:
         """See Channel."""
         if self._client.is_connected:
             self._client.send(b"".join(b"UNSUB %d\r\n" % number for number in numbers))
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LEAVE_S):
-                    # The broker's PONG comes after all that it had sent.
-                    await self._client.flush()
-            except (TimeoutError, Error):
-                pass
+                    await self._client.settle()
         for number in numbers:
             self._client.unlisten(number)
 

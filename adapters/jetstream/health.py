@@ -36,11 +36,11 @@ class Pulse:
     @property
     def reachable(self) -> bool:
         """False while disconnected, or after an unanswered message, for 3 s at most: then the next one may try."""
-        return self._client.is_connected and not self._silent
-
-    @property
-    def _silent(self) -> bool:
-        return self._client.heard_at < self._silent_at and time.monotonic() - self._silent_at < SILENCE_S
+        client = self._client
+        # The rest is asked on every append, so the clock is read only after a miss.
+        return client.is_connected and (
+            client.heard_at >= self._silent_at or time.monotonic() - self._silent_at >= SILENCE_S
+        )
 
     def missed(self, *, sent_at: float) -> None:
         """Report a message that got no answer; it counts as silence if nothing else came since."""

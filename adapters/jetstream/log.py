@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import NoReturn
 
 from adapters.jetstream.api import (
@@ -14,6 +15,7 @@ from adapters.jetstream.api import (
     unreachable,
 )
 from adapters.jetstream.follower import COPIED_HEARTBEAT_S, HEARTBEAT_S, Follower
+from adapters.jetstream.group_commit import GroupCommit
 from adapters.jetstream.health import Pulse
 from adapters.jetstream.publisher import IN_FLIGHT_MAX, Publisher
 from adapters.jetstream.reader import Reader
@@ -38,6 +40,7 @@ class JetStreamLog:
         replicas: int = 1,
         append_deadline_s: float = APPEND_DEADLINE_S,
         in_flight_max: int = IN_FLIGHT_MAX,
+        grouped: bool = False,
     ) -> None:
         self._client = client
         self._replicas = replicas
@@ -48,7 +51,12 @@ class JetStreamLog:
         self._pulse = Pulse(client, self._requests)
         try_s = min(TRY_MAX_S, append_deadline_s / 2)
         self._publisher = Publisher(client, self._pulse, timeout_s=try_s, in_flight_max=in_flight_max)
+        self._group = GroupCommit(client, self._pulse, self._publisher, timeout_s=try_s) if grouped else None
+        self._publish = (self._group or self._publisher).publish
         self._followers: set[Follower] = set()
+        # Says why nothing may be appended, while that is so: a broker whose disk is full never answers an append again.
+        self.refusal: Callable[[], LogFull] | None = None
+        self._silent_since: float | None = None
 
     @classmethod
     async def open(
@@ -58,17 +66,31 @@ class JetStreamLog:
         replicas: int = 1,
         append_deadline_s: float = APPEND_DEADLINE_S,
         in_flight_max: int = IN_FLIGHT_MAX,
+        grouped: bool = False,
     ) -> JetStreamLog:
-        """A log on a connection whose stream is ensured, with the `replicas` that `ensure_stream` told."""
-        log = cls(client, replicas=replicas, append_deadline_s=append_deadline_s, in_flight_max=in_flight_max)
+        """A log on a connection whose stream is ensured, with the `replicas` that `ensure_stream` told.
+
+        `grouped` is for a broker that syncs every append to disk.
+        """
+        log = cls(
+            client,
+            replicas=replicas,
+            append_deadline_s=append_deadline_s,
+            in_flight_max=in_flight_max,
+            grouped=grouped,
+        )
         await log._requests.start()
         await log._publisher.start()
+        if log._group is not None:
+            await log._group.start()
         return log
 
     async def close(self) -> None:
         """End followers and requests. Appends in flight end as OutcomeUnknown; the connection stays open."""
         for follower in list(self._followers):
             await follower.aclose()
+        if self._group is not None:
+            self._group.close()
         self._publisher.close()
         self._requests.close()
 
@@ -80,6 +102,11 @@ class JetStreamLog:
         """See EventLog."""
         return await self._pulse.healthy()
 
+    @property
+    def silent_s(self) -> float:
+        """How long appends that were sent have had no answer; 0 when the last one had."""
+        return 0.0 if self._silent_since is None else self._loop.time() - self._silent_since
+
     async def append(self, subject: str, commit_id: str, body: bytes, *, expected: int) -> int:
         """See EventLog. Also raises TooLarge."""
         if len(body) > COMMIT_MAX_BYTES:
@@ -88,10 +115,14 @@ class JetStreamLog:
                 f"A commit of {len(body)} bytes; the log takes {COMMIT_MAX_BYTES}.",
                 remedy="Store large values as blobs and refer to them by hash.",
             )
+        if self.refusal is not None:
+            raise self.refusal()
         deadline = self._loop.time() + self._append_deadline_s
-        ack = await self._publisher.publish(subject, commit_id, body, expected)
+        ack = await self._publish(subject, commit_id, body, expected)
         if ack is None:
+            self._silent_since = self._silent_since or self._loop.time()
             return await self._resolve(Entry(0, subject, commit_id, body), expected, deadline)
+        self._silent_since = None
         if ack.error is None:
             return ack.seq
         return await self._refused(ack.error, Entry(0, subject, commit_id, body), expected, deadline)
@@ -131,6 +162,8 @@ class JetStreamLog:
         """The position if it is certain now, Conflict if it is certain that another won, else None."""
         try:
             ack = await self._publisher.publish(own.subject, own.commit_id, own.body, expected)
+            if ack is not None:
+                self._silent_since = None
             if ack is None or _temporary(ack):
                 return None
             if ack.error is None:

@@ -5,26 +5,22 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections import deque
+from collections.abc import Awaitable, Callable
 from itertools import count
-
-from msgspec import Struct
 
 from adapters.jetstream.api import COMMIT_ID, EXPECTED, NO_RESPONDERS, Ack, ack_of, unreachable
 from adapters.jetstream.health import Pulse
+from adapters.jetstream.room import Room
 from adapters.jetstream.wire import WireClient
 
 IN_FLIGHT_MAX = 4096
 IN_FLIGHT_BYTES_MAX = 32 * 1024 * 1024
 SWEEP_S = 0.1
 
+Answer = asyncio.Future[Ack | None]
+
 _SUBJECT = re.compile(r"[A-Za-z0-9_.-]+").fullmatch
-
-
-class _Flight(Struct):
-    future: asyncio.Future[Ack | None]
-    sent_at: float
-    size: int
+_HEAD_SIZE = len(f"NATS/1.0\r\n{EXPECTED}: ")
 
 
 class Publisher:
@@ -37,18 +33,24 @@ class Publisher:
     def __init__(
         self, client: WireClient, pulse: Pulse, *, timeout_s: float = 2.0, in_flight_max: int = IN_FLIGHT_MAX
     ) -> None:
+        self.room = Room(in_flight_max, IN_FLIGHT_BYTES_MAX)
+        self.on_settled: Callable[[], None] | None = None
         self._client = client
         self._pulse = pulse
         self._timeout_s = timeout_s
-        self._room = _Room(in_flight_max, IN_FLIGHT_BYTES_MAX)
         self._loop = asyncio.get_running_loop()
         self._inbox = f"{client.new_inbox()}."
         self._inbox_size = len(self._inbox)
         self._tokens = count()
-        # Insertion order is sending order, so the oldest flight is always the first.
-        self._flights: dict[bytes, _Flight] = {}
+        # Future, body size and time of sending by token. Insertion order is sending order: the oldest is the first.
+        self._flights: dict[bytes, tuple[Answer, int, float]] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._number = 0
+
+    @property
+    def in_flight(self) -> int:
+        """How many frames are unanswered."""
+        return len(self._flights)
 
     async def start(self) -> None:
         """Subscribe the inbox."""
@@ -62,102 +64,71 @@ class Publisher:
             self._client.on_lost.remove(self._give_up_all)
         self._give_up_all()
 
-    async def publish(self, subject: str, commit_id: str, body: bytes, expected: int) -> Ack | None:
+    def publish(self, subject: str, commit_id: str, body: bytes, expected: int) -> Awaitable[Ack | None]:
         """The server's answer, or None if none came: then the message may or may not be stored.
 
         Raises Unavailable when nothing was sent. Once sent, cancelling the caller changes nothing.
         """
-        if _SUBJECT(subject) is None:
-            raise ValueError(f"not a subject of the log: {subject!r}")
-        size = len(body)
-        if not self._room.take(size):
-            await self._room.wait(size)
+        check(subject)
+        if not self.room.take(len(body)):
+            return self._publish_in_turn(subject, commit_id, body, expected)
+        return self._publish(subject, commit_id, body, expected)
+
+    async def _publish_in_turn(self, subject: str, commit_id: str, body: bytes, expected: int) -> Ack | None:
+        await self.room.wait(len(body))
+        return await self._publish(subject, commit_id, body, expected)
+
+    def _publish(self, subject: str, commit_id: str, body: bytes, expected: int) -> Answer:
         if not self._pulse.reachable:
-            self._room.give(size)
+            self.room.give(len(body))
             raise unreachable()
-        token = str(next(self._tokens))
-        head = f"NATS/1.0\r\n{EXPECTED}: {expected}\r\n{COMMIT_ID}: {commit_id}\r\n\r\n"
-        line = f"HPUB {subject} {self._inbox}{token} {len(head)} {len(head) + size}\r\n{head}"
-        future: asyncio.Future[Ack | None] = self._loop.create_future()
-        self._flights[token.encode()] = _Flight(future, time.monotonic(), size)
+        answer: Answer = self._loop.create_future()
+        self.send(subject, commit_id, body, expected, answer)
+        return answer
+
+    def send(self, subject: str, commit_id: str, body: bytes, expected: int, answer: Answer) -> None:
+        """Send one frame; its permit, which the caller took, is given back when `answer` is set."""
+        token = next(self._tokens)
+        size = len(body)
+        tail = f"{expected}\r\n{COMMIT_ID}: {commit_id}\r\n\r\n"
+        head = _HEAD_SIZE + len(tail)
+        line = f"HPUB {subject} {self._inbox}{token} {head} {head + size}\r\nNATS/1.0\r\n{EXPECTED}: {tail}"
+        self._flights[b"%d" % token] = (answer, size, time.monotonic())
         if self._sweep is None:
             self._sweep = self._loop.call_later(SWEEP_S, self._give_up_old)
-        self._client.send(b"%b%b\r\n" % (line.encode(), body))
-        return await future
+        self._client.send(line.encode() + body + b"\r\n")
 
     def _on_ack(self, subject: bytes, _reply: bytes, data: bytes, headers: bytes) -> None:
-        ack = NO_RESPONDERS if headers else ack_of(data)
-        flight = self._flights.pop(subject[self._inbox_size :], None)
-        if flight is None:
-            return
-        self._room.give(flight.size)
-        if not flight.future.done():
-            flight.future.set_result(ack)
+        self._settle(subject[self._inbox_size :], NO_RESPONDERS if headers else ack_of(data))
 
     def _give_up_old(self) -> None:
         self._sweep = None
         limit = time.monotonic() - self._timeout_s
         while self._flights:
-            token, flight = next(iter(self._flights.items()))
-            if flight.sent_at > limit:
+            token, (_, _, sent_at) = next(iter(self._flights.items()))
+            if sent_at > limit:
                 self._sweep = self._loop.call_later(SWEEP_S, self._give_up_old)
                 return
-            self._pulse.missed(sent_at=flight.sent_at)
-            self._give_up(token)
+            self._pulse.missed(sent_at=sent_at)
+            self._settle(token, None)
 
     def _give_up_all(self) -> None:
         for token in list(self._flights):
-            self._give_up(token)
+            self._settle(token, None)
 
-    def _give_up(self, token: bytes) -> None:
-        flight = self._flights.pop(token)
-        self._room.give(flight.size)
-        if not flight.future.done():
-            flight.future.set_result(None)
+    def _settle(self, token: bytes, ack: Ack | None) -> None:
+        flight = self._flights.pop(token, None)
+        if flight is None:
+            return
+        answer, size, _ = flight
+        self.room.give(size)
+        if not answer.done():
+            answer.set_result(ack)
+        if self.on_settled is not None:
+            self.on_settled()
 
 
-class _Room:
-    """Permits by count and by bytes. A body larger than all the bytes still passes when it is alone."""
-
-    def __init__(self, count_max: int, bytes_max: int) -> None:
-        self._count = count_max
-        self._bytes = bytes_max
-        self._bytes_max = bytes_max
-        self._queue: deque[tuple[asyncio.Future[None], int]] = deque()
-
-    def take(self, size: int) -> bool:
-        """A permit at once, unless there is none or others wait."""
-        if self._queue or not self._fits(size):
-            return False
-        self._count -= 1
-        self._bytes -= size
-        return True
-
-    async def wait(self, size: int) -> None:
-        """A permit in turn."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((future, size))
-        try:
-            await future
-        except asyncio.CancelledError:
-            # Granted and cancelled in the same round of the loop: the permit goes to the next one.
-            if future.done() and not future.cancelled():
-                self.give(size)
-            raise
-
-    def give(self, size: int) -> None:
-        """Return a permit and grant what fits now."""
-        self._count += 1
-        self._bytes += size
-        while self._queue:
-            future, wanted = self._queue[0]
-            if not future.done():
-                if not self._fits(wanted):
-                    return
-                self._count -= 1
-                self._bytes -= wanted
-                future.set_result(None)
-            self._queue.popleft()
-
-    def _fits(self, size: int) -> bool:
-        return self._count > 0 and (size <= self._bytes or self._bytes == self._bytes_max)
+def check(subject: str) -> None:
+    """Refuse what would be read as something else on the wire."""
+    if _SUBJECT(subject) is None:
+        raise ValueError(f"not a subject of the log: {subject!r}")

@@ -74,6 +74,20 @@ class WireClient(Client):
         if queue is not None and queue.empty():
             queue.put_nowait(self._flushed)
 
+    async def settle(self) -> None:
+        """Wait until the server has handled all that was queued here, and we have handled all that it sent before.
+
+        The caller sets the deadline. nats-py's `flush` sends its PING ahead of frames that still wait, and proves less.
+        """
+        if self._pending and self._transport is not None:
+            self._transport.writelines(self._pending)
+            self._pending = []
+            self._pending_data_size = 0
+        pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._send_ping(pong)
+        # Never cancelled: nats-py sets the result of whatever future it has kept, and would end its read loop by it.
+        await asyncio.shield(pong)
+
     async def close(self) -> None:
         """Close for good. A repeat is harmless."""
         await super().close()

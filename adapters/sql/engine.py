@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -114,6 +115,38 @@ def _on_connect(pragmas: tuple[str, ...]) -> Callable[[Any, Any], None]:
 def _begin_immediate(connection: Connection) -> None:
     # Taking the write lock first means waiting for it; taking it after a read means failing with SQLITE_BUSY.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+# What passes by itself: a full disk (also where the WAL or its index cannot grow), and another writer.
+_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR_WRITE,
+        sqlite3.SQLITE_IOERR_SHMSIZE,
+        sqlite3.SQLITE_IOERR_SHMMAP,
+    }
+)
+
+
+@contextmanager
+def writing(database: str) -> Iterator[None]:
+    """A transaction that the disk did not take, as Unavailable: it was rolled back, and may be tried again.
+
+    A failed fsync is not among it: what the kernel dropped then, a second one does not report.
+    """
+    try:
+        yield
+    except exc.OperationalError as error:
+        if getattr(error.orig, "sqlite_errorcode", None) not in _PASSING:
+            raise
+        raise Unavailable(
+            f"The {database} cannot be written: {error.orig}.",
+            code=f"{database}_unavailable",
+            remedy="See that the data directory has space; it goes on by itself.",
+            retry_after_s=1,
+        ) from error
 
 
 @asynccontextmanager

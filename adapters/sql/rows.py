@@ -1,24 +1,28 @@
 """From commits to the rows of one view: fold in memory, then write in bulk.
 
 A batch costs three statements a view, however many commits it holds: the rows it touches are read once, folded in
-memory through all their versions, and written together (77k-431k events/s this way, 18k with a transaction each).
+memory through all their versions, and written together. A version that has ended is written once, closed; the one that
+is true now stays in memory until the batch settles. A live batch settles at once, a rebuild after very many.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 from sqlalchemy import JSON, Connection, Table, bindparam, select, update
 
 from adapters.sql.statements import insert_rows, look_up, update_rows
-from core.kernel.commit import Commit, Event
-from core.projection import FOREVER, JournalView, Row, RowView
+from core.kernel.commit import Commit
+from core.projection import FOREVER, JournalView, Row, RowView, View
 
 CHECKSUM_ZERO = bytes(16)
+LOAD_ROWS_MAX = 500
+SPAN = ("valid_from", "valid_to")
 
 _canonical = msgspec.json.Encoder(order="deterministic")
 # Not orjson: it refuses integers beyond 64 bits, and a view must show whatever the log took.
@@ -35,86 +39,56 @@ def add_checksum(checksum: bytes, change: int) -> bytes:
     return ((int.from_bytes(checksum, "big") + change) % (1 << 128)).to_bytes(16, "big")
 
 
-class Versions:
-    """The versions that a batch gives to one row, oldest first; None stands for its removal."""
-
-    __slots__ = ("first", "items", "since")
-
-    def __init__(self, first: Row | None, since: int = 0) -> None:
-        self.first = first
-        self.since = since
-        self.items: list[tuple[int, Row | None]] = []
-
-    @property
-    def last(self) -> Row | None:
-        """The row as the fold has it now."""
-        return self.items[-1][1] if self.items else self.first
-
-    def put(self, position: int, row: Row | None) -> None:
-        """The row after a commit; several events of one commit make one version."""
-        if self.items and self.items[-1][0] == position:
-            self.items[-1] = (position, row)
-        else:
-            self.items.append((position, row))
-
-    def spans(self) -> Iterator[tuple[int, int, Row]]:
-        """(valid_from, valid_to, row) of each version that was ever true."""
-        for index, (position, row) in enumerate(self.items):
-            until = self.items[index + 1][0] if index + 1 < len(self.items) else FOREVER
-            if row is not None:
-                yield position, until, row
-
-
-def fold_batch(view: RowView, commits: Sequence[Commit], versions: dict[str, Versions]) -> None:
-    """Fold commits into versions; keys that are not in there yet are new rows."""
-    for commit, event, key in touched(view, commits):
-        row = versions.get(key)
-        if row is None:
-            row = versions[key] = Versions(None)
-        before = row.last
-        after = view.fold(before, commit, event)
-        if after is not before:
-            row.put(commit.position, after)
-
-
-def touched(view: RowView, commits: Sequence[Commit]) -> Iterator[tuple[Commit, Event, str]]:
-    """Each (commit, event, key) that the view wants to see."""
-    nouns = view.nouns
-    for commit in commits:
-        if commit.noun in nouns:
-            for event in commit.events:
-                for key in view.touched(commit, event):
-                    yield commit, event, key
-
-
 class Shape:
     """How a view's rows become tuples in the order of its table's columns, and back."""
 
     def __init__(self, table: Table) -> None:
         self.columns = [column.name for column in table.columns]
         self.json = frozenset(column.name for column in table.columns if isinstance(column.type, JSON))
-        self._plain = [(name, name in self.json) for name in self.columns]
+        folded = [name for name in self.columns if name not in SPAN]
+        self._folded = itemgetter(*folded)
+        self._json = [index for index, name in enumerate(folded) if name in self.json]
+        # The two columns of the span stand side by side, in every table that has them.
+        self._span_at = self.columns.index(SPAN[0]) if SPAN[0] in self.columns else len(folded)
 
-    def tuple_of(self, values: Row) -> tuple[Any, ...]:
-        """Plain values for the driver; JSON columns as text."""
-        return tuple(_json(values[name]).decode() if is_json else values[name] for name, is_json in self._plain)
+    def tuple_of(self, row: Row, *span: int) -> tuple[Any, ...]:
+        """Plain values for the driver; JSON columns as text. `span` is (valid_from, valid_to) where a table has it."""
+        cells = list(self._folded(row))
+        for index in self._json:
+            cells[index] = _json(cells[index]).decode()
+        cells[self._span_at : self._span_at] = span
+        return tuple(cells)
 
     def row_of(self, values: Sequence[Any]) -> Row:
         """A tuple as Core gives it, without the columns that say when it was true."""
         row = dict(zip(self.columns, values, strict=True))
-        row.pop("valid_from", None)
-        row.pop("valid_to", None)
+        for name in SPAN:
+            row.pop(name, None)
         return row
 
 
-class RowWriter:
-    """Writes one row view. The newest rows stay in memory, bounded."""
+class _Current:
+    """A row as the fold has it now, since a position; `stored` once the table shows it as true now."""
 
-    def __init__(self, view: RowView) -> None:
+    __slots__ = ("row", "since", "stored")
+
+    def __init__(self, row: Row | None, since: int, *, stored: bool) -> None:
+        self.row = row
+        self.since = since
+        self.stored = stored
+
+
+class RowWriter:
+    """Writes one row view. The newest rows stay in memory: `rows_kept` of the view, and all that have not settled."""
+
+    def __init__(self, view: RowView, *, fresh: bool = False) -> None:
+        """`fresh`: the table is new and empty, so that what is not in memory need not be looked for."""
         self._view = view
         self._table = view.table
         self._shape = Shape(view.table)
-        self._kept: OrderedDict[str, tuple[int, Row]] = OrderedDict()
+        self._current: dict[str, _Current] = {}
+        self._unsettled: list[str] = []
+        self._knows_all = fresh
         key = view.table.c[view.key]
         self._close = (
             update(view.table)
@@ -124,63 +98,101 @@ class RowWriter:
 
     def forget(self) -> None:
         """Drop what is in memory: the transaction that would have made it true was rolled back."""
-        self._kept.clear()
+        self._current.clear()
+        self._unsettled.clear()
+        self._knows_all = False
 
-    def write(self, connection: Connection, commits: Sequence[Commit], checksum: bytes) -> bytes:
-        """Fold the commits and write their versions; the new checksum."""
-        keys = dict.fromkeys(key for _, _, key in touched(self._view, commits))
-        if not keys:
-            return checksum
-        current = self._current(connection, list(keys))
-        versions = {key: Versions(*current.get(key, (None, 0))) for key in keys}
-        fold_batch(self._view, commits, versions)
+    def write(self, connection: Connection, commits: Sequence[Commit], *, settle: bool = True) -> int:
+        """Fold the commits and write their versions; the change of the checksum.
+
+        Without `settle` the rows that are true now are not written and not summed yet: a later call does.
+        """
+        if not self._knows_all:
+            self._load(connection, commits)
+        versions: list[tuple[Any, ...]] = []
         closings: list[tuple[Any, ...]] = []
-        inserts: list[tuple[Any, ...]] = []
-        change = 0
-        for key, row in versions.items():
-            if not row.items:
-                continue
-            if row.first is not None:
-                closings.append((row.items[0][0], key, row.since))
-                change -= checksum_of(row.first)
-            if row.last is not None:
-                change += checksum_of(row.last)
-            inserts.extend(
-                self._shape.tuple_of({**values, "valid_from": since, "valid_to": until})
-                for since, until, values in row.spans()
-            )
-            self._keep(key, row.items[-1][0], row.last)
+        change = self._fold(commits, versions, closings)
+        if settle:
+            change += self._settle(versions)
         update_rows(connection, self._close, ("until", "row_key", "since"), closings)
-        insert_rows(connection, self._table, inserts)
-        return add_checksum(checksum, change)
+        insert_rows(connection, self._table, versions)
+        return change
 
-    def _current(self, connection: Connection, keys: list[str]) -> dict[str, tuple[Row, int]]:
-        """The row of each key that has one, and since when it is so."""
-        found = {key: self._kept[key][::-1] for key in keys if key in self._kept}
-        missing = [key for key in keys if key not in found]
-        if missing:
-            table = self._table
-            # Which of them have a row at all is asked by the indexed key; only those are read whole.
-            known = {row[0] for row in look_up(connection, table.c[self._view.key], missing)}
-            for start in range(0, len(missing), 500):
-                chunk = [key for key in missing[start : start + 500] if key in known]
-                if not chunk:
-                    continue
-                # Not `valid_to ==`: SQLite would walk all current rows by an index that begins with it.
-                statement = select(table).where(table.c[self._view.key].in_(chunk), table.c.valid_to + 0 == FOREVER)
-                for values in connection.execute(statement):
-                    row = self._shape.row_of(values)
-                    found[row[self._view.key]] = (row, values.valid_from)
-        return found
+    def _fold(self, commits: Sequence[Commit], versions: list[tuple[Any, ...]], closings: list[tuple[Any, ...]]) -> int:
+        """Fold in memory; the versions that ended, and those of the table that did."""
+        view, current, tuple_of, unsettled = self._view, self._current, self._shape.tuple_of, self._unsettled
+        nouns, touched, fold = view.nouns, view.touched, view.fold
+        change = 0
+        for commit in commits:
+            if commit.noun not in nouns:
+                continue
+            position = commit.position
+            for event in commit.events:
+                for key in touched(commit, event):
+                    known = current.get(key)
+                    if known is None:
+                        after = fold(None, commit, event)
+                        if after is not None:
+                            current[key] = _Current(after, position, stored=False)
+                            unsettled.append(key)
+                        continue
+                    before = known.row
+                    after = fold(before, commit, event)
+                    if after is before:
+                        continue
+                    if known.stored:
+                        assert before is not None
+                        closings.append((position, key, known.since))
+                        change -= checksum_of(before)
+                        known.stored = False
+                        unsettled.append(key)
+                    elif before is not None and known.since != position:
+                        versions.append(tuple_of(before, known.since, position))
+                    known.row = after
+                    known.since = position
+        return change
 
-    def _keep(self, key: str, since: int, row: Row | None) -> None:
-        if row is None or not self._view.rows_kept:
-            self._kept.pop(key, None)
+    def _settle(self, versions: list[tuple[Any, ...]]) -> int:
+        """What is true now, to be written as such; beyond the bound the oldest rows leave the memory."""
+        current = self._current
+        change = 0
+        for key in self._unsettled:
+            known = current[key]
+            if known.row is None:
+                del current[key]
+                continue
+            versions.append(self._shape.tuple_of(known.row, known.since, FOREVER))
+            change += checksum_of(known.row)
+            known.stored = True
+        self._unsettled.clear()
+        for key in list(islice(current, max(0, len(current) - self._view.rows_kept))):
+            del current[key]
+            self._knows_all = False
+        return change
+
+    def _load(self, connection: Connection, commits: Sequence[Commit]) -> None:
+        """Bring the rows that these commits touch into memory, where the table has them."""
+        view, table, current = self._view, self._table, self._current
+        keys = {
+            key
+            for commit in commits
+            if commit.noun in view.nouns
+            for event in commit.events
+            for key in view.touched(commit, event)
+        }
+        missing = keys.difference(current)
+        if not missing:
             return
-        self._kept[key] = (since, row)
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._view.rows_kept:
-            self._kept.popitem(last=False)
+        # Which of them have a row at all is asked by the indexed key; only those are read whole.
+        known = [row[0] for row in look_up(connection, table.c[view.key], missing)]
+        known = list(dict.fromkeys(known))
+        for start in range(0, len(known), LOAD_ROWS_MAX):
+            chunk = known[start : start + LOAD_ROWS_MAX]
+            # Not `valid_to ==`: SQLite would walk all current rows by an index that begins with it.
+            statement = select(table).where(table.c[view.key].in_(chunk), table.c.valid_to + 0 == FOREVER)
+            for values in connection.execute(statement):
+                row = self._shape.row_of(values)
+                current[row[view.key]] = _Current(row, values.valid_from, stored=True)
 
 
 class JournalWriter:
@@ -193,8 +205,19 @@ class JournalWriter:
     def forget(self) -> None:
         """A journal keeps nothing in memory."""
 
-    def write(self, connection: Connection, commits: Sequence[Commit], checksum: bytes) -> bytes:
-        """Add the commits' rows; the new checksum."""
+    def write(self, connection: Connection, commits: Sequence[Commit], *, settle: bool = True) -> int:
+        """Add the commits' rows; the change of the checksum. A row is settled as soon as it is written."""
         rows = [row for commit in commits for row in self._view.rows(commit)]
         insert_rows(connection, self._view.table, [self._shape.tuple_of(row) for row in rows])
-        return add_checksum(checksum, sum(map(checksum_of, rows)))
+        return sum(map(checksum_of, rows))
+
+
+Writer = RowWriter | JournalWriter
+
+
+def writer_of(view: View, *, fresh: bool = False) -> Writer:
+    """The writer that a view's kind asks for; `fresh` where its table is new."""
+    if isinstance(view, RowView):
+        return RowWriter(view, fresh=fresh)
+    assert isinstance(view, JournalView)
+    return JournalWriter(view)

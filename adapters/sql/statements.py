@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Column, Connection, Dialect, Table, Update, bindparam, select
@@ -39,7 +40,7 @@ def insert_rows(
     while start < len(rows):
         # Powers of two from the largest that fits: nine statements serve all sizes.
         size = min(INSERT_ROWS_MAX, 1 << (len(rows) - start).bit_length() - 1)
-        flat = tuple(value for row in rows[start : start + size] for value in row)
+        flat = tuple(chain.from_iterable(rows[start : start + size]))
         connection.exec_driver_sql(_insert_sql(connection.dialect, table, size, on_conflict), flat)
         start += size
 

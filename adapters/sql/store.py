@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Executable, Row, Select, bindparam, select
 
 from adapters.sql import schema
-from adapters.sql.engine import Engines, answering, sqlite_engines
+from adapters.sql.engine import Engines, answering, sqlite_engines, writing
 from adapters.sql.migrate import migrate
 from adapters.sql.writer import Writer
 from core.kernel.commit import Entry
@@ -87,7 +87,8 @@ class SqlStore:
 
     async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> None:
         """See Store. A cancelled call has written all or nothing: the checkpoint tells."""
-        written = await self._engines.thread.transact(self._writer.write, recordings, old, new)
+        with writing("store"):
+            written = await self._engines.thread.transact(self._writer.write, recordings, old, new)
         for names, ids in written.ids:
             names.keep(ids)
         for recording in written.repeats:

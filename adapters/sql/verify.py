@@ -16,14 +16,8 @@ from msgspec import Struct
 from sqlalchemy import Connection, Engine, String, create_engine, event, select, type_coerce
 
 from adapters.sql import schema
-from adapters.sql.rows import (
-    CHECKSUM_ZERO,
-    Shape,
-    Versions,
-    add_checksum,
-    checksum_of,
-    fold_batch,
-)
+from adapters.sql.rows import CHECKSUM_ZERO, Shape, add_checksum, checksum_of
+from adapters.sql.versions import Versions, fold_batch
 from adapters.sql.views import parked, state
 from core.kernel.codec import Codec, Undecodable
 from core.kernel.commit import Commit, Entry

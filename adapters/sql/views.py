@@ -30,11 +30,11 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.sql.engine import Engines, answering, sqlite_engines
-from adapters.sql.rows import CHECKSUM_ZERO, JournalWriter, RowWriter
+from adapters.sql.engine import Engines, answering, sqlite_engines, writing
+from adapters.sql.rows import CHECKSUM_ZERO, add_checksum, writer_of
 from adapters.sql.statements import insert_rows
 from core.kernel.commit import Commit
-from core.projection import JournalView, RowView, View
+from core.projection import View
 
 logger = logging.getLogger("hivebus.views")
 
@@ -69,6 +69,11 @@ class ViewState(Struct, frozen=True):
     checksum: bytes
 
 
+def stored_states(connection: Connection) -> dict[str, ViewState]:
+    """The state of each view that a database has."""
+    return {row.name: ViewState(row.version, row.position, row.checksum) for row in connection.execute(select(state))}
+
+
 class SqlReader:
     """One consistent look at the views (projections read through it)."""
 
@@ -90,7 +95,7 @@ class SqlViews:
     def __init__(self, engines: Engines, views: Sequence[View]) -> None:
         self._engines = engines
         self._views = {view.name: view for view in views}
-        self._writers = {view.name: _writer_of(view) for view in views}
+        self._writers = {view.name: writer_of(view) for view in views}
         self._states: dict[str, ViewState] = {}
         self._parked: dict[str, dict[tuple[str, str], int]] = {view.name: {} for view in views}
 
@@ -133,7 +138,8 @@ class SqlViews:
         """
         parked_before = {name: dict(known) for name, known in self._parked.items()}
         try:
-            states = await self._engines.thread.transact(self._write, commits, position)
+            with writing("views"):
+                states = await self._engines.thread.transact(self._write, commits, position)
         except BaseException:
             self._parked = parked_before
             for writer in self._writers.values():
@@ -156,9 +162,7 @@ class SqlViews:
 
     def _prepare(self, connection: Connection) -> None:
         _metadata.create_all(connection)
-        stored = {
-            row.name: ViewState(row.version, row.position, row.checksum) for row in connection.execute(select(state))
-        }
+        stored = stored_states(connection)
         existing = set(inspect(connection).get_table_names())
         for name, view in self._views.items():
             known = stored.get(name)
@@ -199,7 +203,7 @@ class SqlViews:
         writer = self._writers[name]
         try:
             with connection.begin_nested():
-                return writer.write(connection, commits, checksum)
+                return add_checksum(checksum, writer.write(connection, commits))
         except SQLAlchemyError:
             raise  # the database failed, not the fold
         except Exception as error:
@@ -224,10 +228,3 @@ class SqlViews:
         )
         insert_rows(connection, parked, [(name, commit.noun, commit.aggregate_id, commit.position, said)])
         self._parked[name][commit.noun, commit.aggregate_id] = commit.position
-
-
-def _writer_of(view: View) -> RowWriter | JournalWriter:
-    if isinstance(view, RowView):
-        return RowWriter(view)
-    assert isinstance(view, JournalView)
-    return JournalWriter(view)

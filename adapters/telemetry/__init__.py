@@ -18,6 +18,12 @@ LIVE_TASKS = Gauge("hivebus_tasks_live", "Tasks that have not ended, as the sche
 RECORDER_POSITION = Gauge("hivebus_recorder_position", "Newest position that the store holds.", registry=registry)
 VIEWS_POSITION = Gauge("hivebus_views_position", "Newest position that every view has applied.", registry=registry)
 
+DISK_FREE = Gauge(
+    "hivebus_disk_free_bytes", "Bytes that may still be written under the data directory.", registry=registry
+)
+DISK_USED = Gauge(
+    "hivebus_disk_used_ratio", "Used share of the data directory's file system, 0 to 1.", registry=registry
+)
 EVENTS_PUBLISHED = Counter(
     "hivebus_events_published_total", "Events passed on to clients of the broker.", registry=registry
 )
@@ -34,6 +40,8 @@ def exposition() -> bytes:
 
 
 __all__ = [
+    "DISK_FREE",
+    "DISK_USED",
     "EVENTS_DROPPED",
     "EVENTS_PUBLISHED",
     "LIVE_TASKS",

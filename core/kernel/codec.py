@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, Union
 
 import msgspec
 
-from core.kernel.commit import COMMIT_MAX_BYTES, Body, Commit, Entry, Event, split_subject
+from core.kernel.commit import COMMIT_MAX_BYTES, Body, Commit, Entry, Event, EventRecord, split_subject
 from core.kernel.errors import TooLarge
-from core.kernel.registry import Registry
+from core.kernel.registry import EventSpec, Registry
 
 
 class UnknownEvent(Event, frozen=True):
@@ -44,6 +44,24 @@ class _BodyOut(msgspec.Struct, kw_only=True, omit_defaults=True):
     events: list[_EventOut]
 
 
+def _whole(specs: Iterable[EventSpec]) -> Callable[[bytes], Any]:
+    """Decodes a body whose events are all of today's schemas in one pass, half the time of one pass for each event."""
+    records: list[Any] = [
+        msgspec.defstruct(
+            f"{spec.struct.__name__}Record",
+            [("schema", Literal[spec.schema]), ("data", spec.struct)],
+            tag_field="type",
+            tag=spec.name,
+            frozen=True,
+            namespace={"type": spec.name},
+        )
+        for spec in specs
+    ]
+    events: Any = list[Union[tuple(records) or (EventRecord,)]]  # type: ignore[misc]  # noqa: UP007 - made from a list
+    body = msgspec.defstruct("WholeBody", [("events", events)], bases=(Body,), frozen=True, kw_only=True)
+    return msgspec.json.Decoder(body).decode
+
+
 class Codec:
     """Encodes and decodes by the registry's event declarations."""
 
@@ -54,6 +72,7 @@ class Codec:
         self._decoders = {(spec.name, spec.schema): msgspec.json.Decoder(spec.struct) for spec in self._specs.values()}
         self._encoder = msgspec.json.Encoder()
         self._body = msgspec.json.Decoder(Body)
+        self._whole = _whole(self._latest.values())
 
     def encode(self, *, events: Sequence[Event], **envelope: Any) -> bytes:
         """The body of a commit, at most 256 KiB."""
@@ -79,10 +98,19 @@ class Codec:
 
     def decode(self, entry: Entry) -> Commit:
         """An entry of the log as a commit with its events as Structs."""
-        body = self.body(entry.body)
-        noun, aggregate_id = split_subject(entry.subject)
+        return self.commit(entry.position, entry.subject, entry.body)
+
+    def commit(self, position: int, subject: str, raw: bytes) -> Commit:
+        """The same, for who has no Entry."""
+        noun, aggregate_id = split_subject(subject)
+        try:
+            body = self._whole(raw)
+            return Commit(position, noun, aggregate_id, body, tuple([record.data for record in body.events]))
+        except msgspec.MsgspecError:
+            # Something in it is older, newer or broken: event by event it shows what.
+            body = self.body(raw)
         events = tuple(self.event(record.type, record.schema, record.data) for record in body.events)
-        return Commit(position=entry.position, noun=noun, aggregate_id=aggregate_id, body=body, events=events)
+        return Commit(position, noun, aggregate_id, body, events)
 
     def event(self, name: str, schema: int, data: msgspec.Raw) -> Event:
         """One event, brought to today's schema; UnknownEvent where this program has no Struct for it."""

@@ -68,7 +68,7 @@ class Body(Struct, frozen=True, kw_only=True, gc=False):
     on_behalf_of: str | None = None
 
 
-class Commit(Struct, frozen=True, kw_only=True, gc=False):
+class Commit(Struct, frozen=True, gc=False):
     """A decoded commit: the body's fields, where it stands, and its events as Structs."""
 
     position: int

@@ -174,7 +174,8 @@ class Store(CommandMemory, Protocol):
     async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> None:
         """Write commits, stream versions, command outcomes, frontier and checkpoint in one transaction.
 
-        All or nothing. Raises CheckpointMoved when the stored checkpoint is not `old`. A commit id that the store
+        All or nothing. Raises CheckpointMoved when the stored checkpoint is not `old`, Unavailable where the database
+        takes nothing now (a full disk): the same call may be made again. A commit id that the store
         already holds is stored again under its own position, parked, and never answers `remembered`.
         """
         ...

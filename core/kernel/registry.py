@@ -64,6 +64,7 @@ class CommandSpec(Struct, frozen=True):
     target: str | None
     answer: Callable[[Any, Any], dict[str, Any]] | None
     doc: str
+    finishes: bool = False
 
 
 class QuerySpec(Struct, frozen=True):
@@ -127,11 +128,13 @@ class Aggregate:
         upserts: bool = False,
         target: str | None = None,
         answer: Callable[[Any, Any], dict[str, Any]] | None = None,
+        finishes: bool = False,
     ) -> Callable[[Decide], Decide]:
         """Register a decision. The command's Struct is the annotation of its first parameter.
 
         `target` names the field that holds the aggregate's id (default `<noun>_id`); a command that `creates` has none,
-        one that `upserts` may be the first of its aggregate.
+        one that `upserts` may be the first of its aggregate. One that `finishes` only ends work: it is accepted on a
+        disk that is nearly full.
         """
 
         def register(decide: Decide) -> Decide:
@@ -140,7 +143,18 @@ class Aggregate:
             field = None if creates else target or f"{self.noun}_id"
             self.commands.append(
                 CommandSpec(
-                    name, self.noun, struct, decide, scope, route, creates, upserts, field, answer, doc_of(struct)
+                    name,
+                    self.noun,
+                    struct,
+                    decide,
+                    scope,
+                    route,
+                    creates,
+                    upserts,
+                    field,
+                    answer,
+                    doc_of(struct),
+                    finishes,
                 )
             )
             return decide

@@ -82,7 +82,9 @@ class Dispatcher:
         *,
         live_tasks: Callable[[], int],
         live_tasks_max: int = 200_000,
+        refuse: Callable[[CommandSpec], None] = lambda _: None,
     ) -> None:
+        """`refuse` raises for a command that may not be accepted now, whoever sends it."""
         self._bus = bus
         self._registry = registry
         self._views = views
@@ -93,6 +95,7 @@ class Dispatcher:
         self._applied = applied
         self._live_tasks = live_tasks
         self._live_tasks_max = live_tasks_max
+        self._refuse = refuse
 
     # --- commands ---
 
@@ -164,6 +167,7 @@ class Dispatcher:
     ) -> Accepted:
         if spec.scope not in principal.scopes:
             raise Forbidden(f"This key may not issue {spec.name}.", remedy=f"It needs the scope {spec.scope}.")
+        self._refuse(spec)
         if spec.name == "task.submit" and self._live_tasks() >= self._live_tasks_max:
             raise TooMany(
                 f"{self._live_tasks()} tasks are alive; the bound is {self._live_tasks_max}.",

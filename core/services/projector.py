@@ -29,7 +29,7 @@ class Views(Protocol):
         ...
 
     async def apply(self, commits: Sequence[Commit], position: int) -> None:
-        """Fold the commits and move the checkpoints; all or nothing."""
+        """Fold the commits and move the checkpoints; all or nothing. Raises Unavailable while the disk is full."""
         ...
 
 
@@ -63,12 +63,12 @@ class Projector:
                 if not behind:
                     await self._recorded.wait_for(self._views.position + 1, timeout_s=60.0)
                     continue
+                commits = [commit for stored in behind if (commit := self._decoded(stored)) is not None]
+                await self._views.apply(commits, behind[-1].entry.position)
             except (Unavailable, TooMany) as error:
                 logger.warning("The views wait: %s", error.sentence)
                 await asyncio.sleep(RETRY_S)
                 continue
-            commits = [commit for stored in behind if (commit := self._decoded(stored)) is not None]
-            await self._views.apply(commits, behind[-1].entry.position)
             self._on_applied(self._views.position)
             if self._pace is not None:
                 await self._pace.rest()

@@ -23,6 +23,7 @@ logger = logging.getLogger("hivebus.recorder")
 # A refusal is a fact about a command that changed nothing: its key may be tried again, so it is never remembered.
 REFUSAL_NOUNS = frozenset({"refusal", "refusals"})
 NAME_CHARS_MAX = 512
+RETRY_S = 1.0
 VERSION_MAX = (1 << 63) - 1
 
 _canonical_uuid = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}").fullmatch
@@ -118,13 +119,32 @@ class Recorder:
         # The time that `?at=` means never decreases, whatever the machine's clock does.
         recorded_ms = max(self._clock.now_ms(), old.recorded_ms)
         new = Checkpoint(position=frontier.size, recorded_ms=recorded_ms, frontier=frontier.encode())
-        await self._store.record(recordings, old=old, new=new)
+        await self._write(recordings, old, new)
         self._checkpoint = new
         if occurred_ms is not None:
             self._delay_ms = recorded_ms - occurred_ms
         _alarm_parked(recordings)
         self._on_recorded(new.position)
         self._on_commits(commits)
+
+    async def _write(self, recordings: Sequence[Recording], old: Checkpoint, new: Checkpoint) -> None:
+        """Write a batch, however long the store takes none. Nothing is written twice: each try asks where it stands."""
+        while True:
+            try:
+                await self._store.record(recordings, old=old, new=new)
+                return
+            except Unavailable as error:
+                logger.warning("Recording waits at %d: %s", old.position, error.sentence)
+                await self._clock.sleep(RETRY_S)
+                if await self._stands_at(new):
+                    return
+
+    async def _stands_at(self, new: Checkpoint) -> bool:
+        """Whether a write that failed was committed all the same."""
+        try:
+            return await self._store.checkpoint() == new
+        except Unavailable:
+            return False
 
     def _refuse_hole(self, entries: Sequence[Entry]) -> None:
         for expected, entry in enumerate(entries, self.position + 1):

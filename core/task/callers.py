@@ -148,7 +148,7 @@ def _cancel_answer(command: CancelTask, accepted: Any) -> dict[str, Any]:
     } | ({} if accepted.before else {"unknown": {"previous_status": "this is the answer to a repeat"}})
 
 
-@task.decides("task.cancel", route=Route("DELETE", "/api/tasks/{task_id}", 202), answer=_cancel_answer)
+@task.decides("task.cancel", route=Route("DELETE", "/api/tasks/{task_id}", 202), answer=_cancel_answer, finishes=True)
 def cancel(command: CancelTask, state: Task, context: Context) -> list[TaskEvent]:
     """Whatever has not ended can be cancelled; twice is once."""
     if state.status == "cancelled" or state.cancelling:

@@ -53,6 +53,6 @@ def _add_api(program: Program, app: Sanic[Any, Any]) -> None:
     add_routes(app, program.registry, program.dispatcher, program.door)
     add_aliases(app, program.bus, program.dispatcher, program.door)
     add_events(app, program.store, program.codec, program.recorded, program.door)
-    add_blobs(app, program.blobs, program.door)
+    add_blobs(app, program.blobs, program.door, program.disk.refuse_growth)
     program.system.add_health(app)
     program.system.add_api(app)

@@ -19,6 +19,7 @@ import core.scheduling.fleet
 import core.task.events
 from adapters.blobs.files import FileBlobs
 from adapters.clock import SystemClock
+from adapters.disk import FileSystem
 from adapters.executors.host import Host
 from adapters.jetstream import hosts
 from adapters.jetstream.advisories import watch_disconnects
@@ -45,6 +46,7 @@ from core.kernel.ports import Lease
 from core.kernel.registry import Registry
 from core.kernel.subjects import CLIENT_USER
 from core.services.agent_host import AgentHost
+from core.services.disk import DiskGuard, Marks
 from core.services.dispatch import Dispatcher, Principal
 from core.services.host_door import HostDoor
 from core.services.leadership import Kept, hold
@@ -65,6 +67,7 @@ from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
 from entrypoints.roles import AGENTS, RECORDER, SCHEDULER
 from entrypoints.settings import Settings
+from entrypoints.views import renew as renew_views
 from projections.catalogue import QUERIES, VIEWS
 
 logger = logging.getLogger("hivebus")
@@ -102,13 +105,14 @@ class Program(Struct, frozen=True, kw_only=True):
     vitals: Vitals
     blobs: FileBlobs
     codec: Codec
+    disk: DiskGuard
     recorded: PositionGate
     applied: PositionGate
 
     def services(self) -> list[Coroutine[Any, Any, None]]:
         """The loops. One that ends brings the program down."""
         writes = self._record() if RECORDER in self.roles else self.follower.run()
-        return [self.log.watch(), self.scheduler.run(), self._refusals(), writes]
+        return [self.disk.run(), self.log.watch(), self.scheduler.run(), self._refusals(), writes]
 
     async def _record(self) -> None:
         """Record and project whenever the role is ours. Store and views are files of this machine alone."""
@@ -137,10 +141,13 @@ class Program(Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def joined(settings: Settings, broker: Broker, version: str) -> AsyncIterator[Program]:
+async def joined(
+    settings: Settings, broker: Broker, version: str, halted: Callable[[], bool] = lambda: False
+) -> AsyncIterator[Program]:
     """Open everything on a running broker, in the order of dependence; close it in the other order.
 
-    The caller holds the roles' locks in the data directory.
+    The caller holds the roles' locks in the data directory. Raises Stopped when views have to be rebuilt first, and
+    `halted()` while they are.
     """
     root = settings.data_dir
     clock = SystemClock()
@@ -149,13 +156,17 @@ async def joined(settings: Settings, broker: Broker, version: str) -> AsyncItera
         client = await connect_to(broker.access, name=identity.connection)
         stack.push_async_callback(client.close)
         replicas = await ensure_stream(client, replicas=broker.replicas)
+        # Brokers that copy the log group its commits themselves.
+        grouped = settings.profile == "durable" and replicas == 1
+        log = await JetStreamLog.open(client, replicas=replicas, grouped=grouped)
         clients = await connect_to(broker.access, name="hivebus-clients")
         stack.push_async_callback(clients.close)
-        log = await JetStreamLog.open(client, replicas=replicas)
         stack.push_async_callback(log.close)
         store = await SqlStore.open(root / "store.db", readers=settings.readers)
         stack.push_async_callback(store.close)
         refuse_unless_equal(await compare(log, store))
+        if (await store.checkpoint()).position:
+            await asyncio.to_thread(renew_views, root, halted)
         views = await SqlViews.open(root / "views.db", VIEWS, readers=settings.readers)
         stack.push_async_callback(views.close)
         blobs, secret_files = FileBlobs(root), FileSecrets(root)
@@ -267,6 +278,16 @@ def _join(
     def urgent(lag: int) -> bool:
         return applied.waiting > 0 or lag > LAG_MAX
 
+    def exhausted(now: bool) -> None:
+        # A broker elsewhere has a disk of its own.
+        log.refusal = disk.full if now and not settings.nats_url else None
+
+    marks = Marks(
+        warn_percent=settings.disk_warn_percent,
+        full_percent=settings.disk_full_percent,
+        enough_bytes=int(settings.disk_enough_gb * 1e9),
+    )
+    disk = DiskGuard(FileSystem(root), marks, clock, exhausted)
     relay = Relay(
         channel,
         # Never urgent: what cannot wait is dropped, and whoever misses it can read it.
@@ -285,6 +306,7 @@ def _join(
         applied,
         live_tasks=lambda: len(scheduler.fleet.tasks),
         live_tasks_max=settings.live_tasks_max,
+        refuse=disk.refuse,
     )
     principal = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
     vitals = Vitals(version=version, started_ms=clock.now_ms(), slots=settings.slots)
@@ -342,10 +364,11 @@ def _join(
         dispatcher=dispatcher,
         commands=Commands(channel, registry, dispatcher, clock, principal, version=version),
         door=door,
-        system=System(vitals, log, views, clock, recorded, applied, scheduler, door, not_ready),
+        system=System(vitals, log, views, clock, recorded, applied, scheduler, door, disk, not_ready),
         vitals=vitals,
         blobs=blobs,
         codec=codec,
+        disk=disk,
         recorded=recorded,
         applied=applied,
     )

@@ -70,6 +70,24 @@ def _verify() -> click.Command:
     return verify_verb()
 
 
+def _backup() -> click.Command:
+    from entrypoints.cli.backup import backup_verb  # noqa: PLC0415
+
+    return backup_verb()
+
+
+def _restore() -> click.Command:
+    from entrypoints.cli.backup import restore_verb  # noqa: PLC0415
+
+    return restore_verb()
+
+
+def _rebuild() -> click.Command:
+    from entrypoints.cli.rebuilding import rebuild_verb  # noqa: PLC0415
+
+    return rebuild_verb()
+
+
 def _env() -> click.Command:
     from entrypoints.cli.access import env_verb  # noqa: PLC0415
 
@@ -108,7 +126,17 @@ By = dict[str, Callable[[], click.Command]]
 
 # Written by hand, because they deserve it. Everything else comes from the registry and the table of queries.
 BY_HAND: dict[str, By] = {
-    "": {"up": _up, "agent-host": _agent_host, "status": _status, "verify": _verify, "env": _env, "key": _key},
+    "": {
+        "up": _up,
+        "agent-host": _agent_host,
+        "status": _status,
+        "verify": _verify,
+        "rebuild": _rebuild,
+        "backup": _backup,
+        "restore": _restore,
+        "env": _env,
+        "key": _key,
+    },
     "task": {"submit": _submit, "watch": _watch},
     "log": {"tail": _tail},
 }

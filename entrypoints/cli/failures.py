@@ -28,12 +28,13 @@ class Failure(Exception):
     """Ends a command: one sentence, and what to do about it."""
 
     exit_code: ClassVar[Exit] = Exit.SOME_NOT
-    code: ClassVar[str] = "failed"
+    code = "failed"
 
-    def __init__(self, sentence: str, *, remedy: str = "") -> None:
+    def __init__(self, sentence: str, *, remedy: str = "", code: str | None = None) -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.remedy = remedy
+        self.code = code or self.code
 
     def problem(self) -> dict[str, Any]:
         """The failure as the members of a problem document (RFC 9457)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ import msgspec
 from entrypoints.cli.failures import Exit, Failure
 from entrypoints.cli.output import Column, cell, emit, line, note, table
 from entrypoints.cli.verb import Verb, json_option, when_interrupted
+from entrypoints.eta import Told
 from entrypoints.paths import DATA_DIR_VARIABLE, data_dir
 
-NOTE_EVERY_S = 2.0
 UP_DOC = """Start everything: the broker, the log's recorder, the scheduler, agents, the REST API and the page.
 
 Runs until Ctrl-C or SIGTERM. Each option is a setting that can as well stand in the environment, as HIVEBUS_<NAME>.
@@ -150,14 +150,14 @@ def verify_verb() -> Verb:
 
 def verify(data_dir: str | None, as_json: bool) -> Exit:
     """Refold and compare; the first difference is named with both of its values."""
-    root = _data_dir(data_dir)
+    root = existing_data_dir(data_dir)
     when_interrupted("Interrupted. Nothing was changed.")
     from core.kernel.errors import HivebusError  # noqa: PLC0415 - only this command meets the server's own errors
 
     bootstrap = import_module("entrypoints.bootstrap.program")
     started = time.monotonic()
     try:
-        found = asyncio.run(bootstrap.verify(root, Folded()))
+        found = asyncio.run(bootstrap.verify(root, Told(note)))
     except HivebusError as error:
         raise Failure(error.sentence, remedy=error.remedy) from error
     # A value of a row may be anything a database driver returns: what JSON has no word for is shown as text.
@@ -170,26 +170,12 @@ def verify(data_dir: str | None, as_json: bool) -> Exit:
     return Exit.OK if report["equal"] else Exit.SOME_NOT
 
 
-def _data_dir(chosen: str | None) -> Path:
+def existing_data_dir(chosen: str | None) -> Path:
+    """The data directory that a command on this machine works on. Raises Failure where there is none."""
     root = Path(chosen).expanduser() if chosen else data_dir()
     if not root.is_dir():
         raise Failure(f"There is no data directory {root}.", remedy="Name it: --data-dir PATH")
     return root
-
-
-class Folded:
-    """Says how far the refold is, now and then."""
-
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
-        self._since = monotonic()
-
-    def __call__(self, position: int, end: int) -> None:
-        """Heard after each page of the store."""
-        now = self._monotonic()
-        if now - self._since >= NOTE_EVERY_S:
-            note(f"folded {position} of {end} commits")
-            self._since = now
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
@@ -18,12 +19,13 @@ OCTETS = "application/octet-stream"
 _SHA256 = re.compile(r"[0-9a-f]{64}").fullmatch
 
 
-def add_blobs(app: Sanic[Any, Any], blobs: StreamingBlobs, door: Door) -> None:
-    """Both directions of the blob store."""
+def add_blobs(app: Sanic[Any, Any], blobs: StreamingBlobs, door: Door, refuse: Callable[[], None]) -> None:
+    """Both directions of the blob store; `refuse` raises while nothing may grow."""
 
     async def put(request: Request, sha256: str) -> HTTPResponse:
         door.admit(request, hosts=True)
         check_media(request, OCTETS)
+        refuse()
         if not _SHA256(sha256):
             raise Unprocessable(
                 "A blob is named by its SHA-256 in lower-case hex.",

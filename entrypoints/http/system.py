@@ -15,6 +15,7 @@ from core.catalogue import AGENT_TYPES
 from core.kernel.errors import Unavailable
 from core.kernel.ports import Clock, EventLog
 from core.kernel.times import rfc3339
+from core.services.disk import DiskGuard, Level
 from core.services.dispatch import ReadableViews
 from core.services.positions import PositionGate
 from core.services.scheduler import Scheduler
@@ -24,6 +25,7 @@ from entrypoints.http.rest import JSON, READ, json_response
 from projections.agents import count_active
 from projections.queue import ShowQueue, show_queue
 
+DISK = {Level.OK: "healthy", Level.WARN: "degraded", Level.FULL: "unhealthy", Level.EXHAUSTED: "unhealthy"}
 NOT_HERE = "this node is not part of a Docker Swarm"
 
 
@@ -49,6 +51,7 @@ class System:
         applied: PositionGate,
         scheduler: Scheduler,
         door: Door,
+        disk: DiskGuard,
         not_ready: Callable[[], str | None],
     ) -> None:
         self._vitals = vitals
@@ -59,6 +62,7 @@ class System:
         self._applied = applied
         self._scheduler = scheduler
         self._door = door
+        self._disk = disk
         self._standing = not_ready
         self._measuring = asyncio.Lock()
         self._process = psutil.Process()
@@ -121,6 +125,7 @@ class System:
             "websocket": None,
             "database": "unhealthy" if active is None else "degraded" if self._views.parked else "healthy",
             "broker": "healthy" if broker else "unhealthy",
+            "disk": DISK[self._disk.level],
         }
         worst = "unhealthy" if "unhealthy" in services.values() else "healthy"
         return {
@@ -138,6 +143,7 @@ class System:
                 "memory_usage": psutil.virtual_memory().percent,
                 "memory_rss_bytes": self._process.memory_info().rss,
             },
+            "disk": self._disk.as_document(),
             "positions": {"recorded": self._recorded.position, "applied": self._applied.position},
             "unknown": unknown,
         }
@@ -197,6 +203,9 @@ class System:
         self._door.check_origin(request)
         telemetry.LIVE_TASKS.set(len(self._scheduler.fleet.tasks))
         telemetry.RECORDER_POSITION.set(self._recorded.position)
+        if self._disk.space is not None:
+            telemetry.DISK_FREE.set(self._disk.space.free)
+            telemetry.DISK_USED.set(self._disk.space.used_percent / 100)
         telemetry.VIEWS_POSITION.set(self._applied.position)
         return HTTPResponse(telemetry.exposition(), 200, content_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -1,5 +1,9 @@
 import asyncio
+import time
 from collections.abc import Callable
+from itertools import count
+
+from adapters.jetstream.wire import WireClient
 
 
 class Proxy:
@@ -50,3 +54,20 @@ class Proxy:
             pass
         finally:
             writer.close()
+
+
+class AckLosingClient(WireClient):
+    """A connection on which the first answer to a batch is lost, and every fourth after it; all else arrives."""
+
+    def __init__(self, *, tls_only: bool = False) -> None:
+        super().__init__(tls_only=tls_only)
+        self.lost = 0
+        self._batches = count()
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        if b'"batch":' in data and b'"count":' in data and next(self._batches) % 4 == 0:
+            self.lost += 1
+            # The broker is not silent: only this answer was lost.
+            self.heard_at = time.monotonic()
+            return
+        await super()._process_msg(sid, subject, reply, data, headers)

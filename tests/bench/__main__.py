@@ -5,14 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("append", "recorder", "post")
+BENCHES = ("append", "recorder", "rebuild", "post")
 
 
 def main() -> int:
     worst = 0
     for name in BENCHES:
         print(f"== {name}", flush=True)
-        done = subprocess.run([sys.executable, "-m", f"tests.bench.bench_{name}"], check=False)
+        done = subprocess.run([sys.executable, "-m", f"tests.bench.bench_{name}", *sys.argv[1:]], check=False)
         worst = max(worst, done.returncode)
     return worst
 

@@ -1,7 +1,9 @@
-"""Appends per second, 256 in flight, fast profile: through the command bus, beside two raw publishers in one run.
+"""Appends per second, 256 in flight: through the command bus, beside raw publishers in one run, in both profiles.
 
-The yardstick is our own pipelined publisher with expectation and a body made beforehand; a publisher written with
-nats-py's public API alone stands beside it. Through the bus a command is also decided, encoded, hashed and folded.
+Fast: the yardstick is our own pipelined publisher with expectation and a body made beforehand; a publisher written
+with nats-py's public API alone stands beside it. Durable: the yardstick is raw atomic batches formed from a queue;
+plain appends, each synced for itself, and the publisher that groups stand beside it. Through the bus a command is
+also decided, encoded, hashed and folded.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -22,7 +25,7 @@ from nats.aio.msg import Msg
 from adapters.clock import SystemClock
 from adapters.jetstream.connection import connect, ensure_stream
 from adapters.jetstream.log import JetStreamLog
-from adapters.jetstream.server import EmbeddedServer
+from adapters.jetstream.server import EmbeddedServer, Profile
 from adapters.jetstream.wire import WireClient
 from adapters.memory.store import MemoryStore
 from core.actions import registry as make_registry
@@ -31,10 +34,12 @@ from core.kernel.command_bus import Caller, CommandBus
 from core.kernel.ids import uuid7
 from core.task import SubmitTask
 from entrypoints.process import tune
+from tests.bench.raw_batches import RawBatches
 
 APPENDS = 20_000
 IN_FLIGHT = 256
 ROUNDS = 5
+REACH = 0.5
 BODY = b"x" * 640  # as large as the commit of the command below
 
 Append = Callable[[UUID], Awaitable[object]]
@@ -87,30 +92,62 @@ async def rate(append: Append, appends: int) -> float:
     return appends / (time.perf_counter() - started)
 
 
-async def main(*, fast: bool) -> dict[str, object]:
-    appends = APPENDS // 4 if fast else APPENDS
-    tune()
+async def rounds(ways: dict[str, Append], yardstick: str, appends: int) -> dict[str, object]:
+    """The median rate of each way, and the median over the rounds of the bus's share of the yardstick."""
+    taken = []
+    for _ in range(ROUNDS):
+        rates = {name: await rate(append, appends) for name, append in ways.items()}
+        taken.append(rates)
+        shown = "   ".join(f"{name} {value:8,.0f}/s" for name, value in rates.items())
+        print(f"  {shown}   bus/{yardstick} {rates['bus'] / rates[yardstick]:.2f}", file=sys.stderr)
+    figures: dict[str, object] = {
+        f"{name}_per_s": round(statistics.median(rates[name] for rates in taken)) for name in ways
+    }
+    ratio = statistics.median(rates["bus"] / rates[yardstick] for rates in taken)
+    return figures | {"ratio": round(ratio, 2), "reach": REACH}
+
+
+@asynccontextmanager
+async def connected(profile: Profile) -> AsyncIterator[WireClient]:
+    """A connection to a broker of its own, with an empty stream."""
     with tempfile.TemporaryDirectory() as directory:
-        broker = EmbeddedServer(Path(directory), profile="fast")
+        broker = EmbeddedServer(Path(directory), profile=profile)
         await broker.start()
         client = await connect(broker.url, user=broker.user, password=broker.password, name="bench")
         await ensure_stream(client)
-        log = await JetStreamLog.open(client)
-        ways = {"nats_py": await nats_py(client), "publisher": publisher(log), "bus": bus(log)}
-        rounds = []
-        for _ in range(ROUNDS):
-            rates = {name: await rate(append, appends) for name, append in ways.items()}
-            rounds.append(rates)
-            shown = "   ".join(f"{name} {value:8,.0f}/s" for name, value in rates.items())
-            print(f"  {shown}   bus/publisher {rates['bus'] / rates['publisher']:.2f}", file=sys.stderr)
-        await log.close()
+        yield client
         await client.close()
         await broker.stop()
-    figures: dict[str, object] = {
-        f"{name}_per_s": round(statistics.median(rates[name] for rates in rounds)) for name in ways
-    }
-    ratio = statistics.median(rates["bus"] / rates["publisher"] for rates in rounds)
-    return figures | {"ratio": round(ratio, 2), "reach": 0.5}
+
+
+async def fast_profile(appends: int) -> dict[str, object]:
+    print("fast", file=sys.stderr)
+    async with connected("fast") as client:
+        log = await JetStreamLog.open(client)
+        ways = {"nats_py": await nats_py(client), "publisher": publisher(log), "bus": bus(log)}
+        figures = await rounds(ways, "publisher", appends)
+        await log.close()
+    return figures
+
+
+async def durable_profile(appends: int) -> dict[str, object]:
+    print("durable", file=sys.stderr)
+    async with connected("durable") as client:
+        raw = RawBatches(client, BODY)
+        await raw.start()
+        plain = await JetStreamLog.open(client)
+        log = await JetStreamLog.open(client, grouped=True)
+        ways = {"plain": publisher(plain), "raw_batches": raw.append, "publisher": publisher(log), "bus": bus(log)}
+        figures = await rounds(ways, "raw_batches", appends)
+        await log.close()
+        await plain.close()
+    return figures
+
+
+async def main(*, fast: bool) -> dict[str, object]:
+    appends = APPENDS // 4 if fast else APPENDS
+    tune()
+    return await fast_profile(appends) | {"durable": await durable_profile(appends // 4)}
 
 
 if __name__ == "__main__":

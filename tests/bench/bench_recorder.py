@@ -1,68 +1,45 @@
-"""Commits per second of the recorder alone: `python -m tests.bench.bench_recorder [commits] [folder]`.
+"""Commits per second of the recorder, alone and with the core views: `python -m tests.bench.bench_recorder`.
 
-Bodies of 400 bytes, three commits for each of the tasks, batches of 1000, into a SQLite file with synchronous FULL.
-Prints each part alone beside the whole, and the bare driver in one hop as the yardstick: read the ratios, the figures
-drift with the machine.
+The commits of a fleet (three for each task, 600 bytes), batches of 1000, into SQLite files with synchronous FULL. With
+the views, recorder and projector run together as in the program, without their rests, until the views have everything.
+Beside them the `eventsourcing` library's projection of one view, and each part alone with the bare driver as its floor.
+Read the ratios, the figures drift with the machine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import sqlite3
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from uuid import UUID
 
-import msgspec
+import uvloop
 
 from adapters.memory.store import MemoryStore
 from adapters.sql.store import SqlStore
-from core.kernel.codec import Codec
-from core.kernel.commit import Entry, commit_id_of, subject_of
-from core.kernel.ids import uuid7
+from adapters.sql.views import SqlViews
+from core.kernel.commit import Entry
 from core.kernel.merkle import Frontier, leaf_hash
 from core.kernel.ports import Store
-from core.kernel.registry import Registry
+from core.services.positions import PositionGate
+from core.services.projector import Projector
 from core.services.recorder import Recorder
+from entrypoints.lifecycle import tune
+from projections.catalogue import VIEWS
+from tests.bench.eventsourcing_peer import measured
+from tests.bench.fleet import CODEC, history
 
 BATCH = 1_000
-BODY_BYTES = 400
-
-
-def entries(count: int) -> list[Entry]:
-    """Commits as the log gives them: create, start and complete of one task after the other, 300 tasks at a time."""
-    tasks: list[UUID] = []
-    made = []
-    for position in range(1, count + 1):
-        step, slot = divmod((position - 1) % 900, 300)
-        if step == 0 and slot == 0:
-            tasks = [uuid7() for _ in range(300)]
-        command_id = uuid7()
-        made.append(_entry(position, tasks[slot], command_id, step + 1))
-    return made
-
-
-def _entry(position: int, task: UUID, command_id: UUID, version: int) -> Entry:
-    subject = subject_of("task", str(task))
-    commit_id = commit_id_of(command_id, subject)
-    envelope = {
-        "id": commit_id,
-        "command": ("task.submit", "task.start", "task.complete")[version - 1],
-        "command_id": str(command_id),
-        "fingerprint": "0123456789abcdef0123456789abcdef",
-        "actor": f"agent-{position % 20}",
-        "correlation_id": str(task),
-        "causation_id": str(command_id),
-        "occurred_at": time.time_ns() // 1_000_000,
-        "version": version,
-        "events": [{"type": "task.changed", "schema": 1, "data": {"text": ""}}],
-    }
-    missing = BODY_BYTES - len(msgspec.json.encode(envelope))
-    envelope["events"] = [{"type": "task.changed", "schema": 1, "data": {"text": "x" * max(0, missing)}}]
-    return Entry(position, subject_of("task", str(task)), commit_id, msgspec.json.encode(envelope))
+EVENTS = 40_000
+ROUNDS = 3
+REACH = {"recorder": 40_000, "with_views": 20_000}
 
 
 class FullLog:
@@ -113,7 +90,7 @@ async def recorded(held: Sequence[Entry], store: Store) -> float:
         if position == len(held):
             done.set()
 
-    recorder = Recorder(FullLog(held), store, Codec(Registry([])), SystemClock(), on_recorded=on_recorded)
+    recorder = Recorder(FullLog(held), store, CODEC, SystemClock(), on_recorded=on_recorded)
     start = time.perf_counter()
     running = asyncio.create_task(recorder.run())
     reached = asyncio.create_task(done.wait())
@@ -151,7 +128,7 @@ async def bare_driver(held: Sequence[Entry], path: Path) -> float:
     connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     for pragma in ("synchronous=FULL", "wal_autocheckpoint=10000"):
         connection.execute(f"PRAGMA {pragma}")
-    codec = Codec(Registry([]))
+    codec = CODEC
 
     def write(batch: Sequence[Entry]) -> None:
         connection.execute("BEGIN IMMEDIATE")
@@ -192,7 +169,7 @@ async def single(held: Sequence[Entry], store: Store) -> float:
         if position == len(held):
             done.set()
 
-    recorder = Recorder(log, store, Codec(Registry([])), SystemClock(), batch_max=1, on_recorded=on_recorded)
+    recorder = Recorder(log, store, CODEC, SystemClock(), batch_max=1, on_recorded=on_recorded)
     running = asyncio.create_task(recorder.run())
     await done.wait()
     running.cancel()
@@ -200,45 +177,82 @@ async def single(held: Sequence[Entry], store: Store) -> float:
     return sorted(times)[len(times) // 2] * 1_000
 
 
-async def timed(name: str, count: int, run: Callable[[], Awaitable[float]]) -> float:
-    """The rate of the middle of three runs, printed."""
-    rates = sorted([count / await run() for _ in range(3)])
-    print(f"{name:<44}{rates[1]:>12,.0f}/s   ({rates[0]:,.0f} to {rates[2]:,.0f})")
-    return rates[1]
+async def with_views(held: Sequence[Entry], folder: Path) -> float:
+    """Seconds until recorder and projector have everything in the store and in all core views."""
+    store = await SqlStore.open(folder / "store.db")
+    views = await SqlViews.open(folder / "views.db", VIEWS)
+    gate, done = PositionGate(), asyncio.Event()
+
+    def on_applied(position: int) -> None:
+        if position == len(held):
+            done.set()
+
+    services = [
+        Recorder(FullLog(held), store, CODEC, SystemClock(), on_recorded=gate.advance).run(),
+        Projector(store, views, CODEC, gate, on_applied).run(),
+    ]
+    start = time.perf_counter()
+    running = [asyncio.create_task(service) for service in services]
+    reached = asyncio.create_task(done.wait())
+    await asyncio.wait([*running, reached], return_when=asyncio.FIRST_COMPLETED)
+    seconds = time.perf_counter() - start
+    for task in running:
+        if task.done():
+            task.result()
+        task.cancel()
+    await asyncio.wait(running)
+    await views.close()
+    await store.close()
+    return seconds
 
 
-async def main(count: int, folder: Path) -> None:
+async def a_round(held: Sequence[Entry], folder: Path) -> dict[str, float]:
+    """Commits per second of each way, one after the other."""
+    store = await SqlStore.open(folder / "alone.db")
+    seconds = {
+        "merkle": merkle(held),
+        "into_memory": await recorded(held, MemoryStore()),
+        "bare_driver": await bare_driver(held, folder / "bare.db"),
+        "recorder": await recorded(held, store),
+        "read_back": await read_back(store, len(held)),
+        "with_views": await with_views(held, folder),
+    }
+    await store.close()
+    return {name: len(held) / value for name, value in seconds.items()}
+
+
+async def main(*, fast: bool) -> dict[str, object]:
     """Measure and print."""
-    held = entries(count)
-    print(f"{count:,} commits, bodies of {sum(len(e.body) for e in held) / count:.0f} bytes, batches of {BATCH:,}")
-    runs = iter(range(1_000))
-
-    async def into_sqlite() -> float:
-        store = await SqlStore.open(folder / f"store-{next(runs)}.db")
-        seconds = await recorded(held, store)
+    events = EVENTS // 4 if fast else EVENTS
+    tune()
+    held = history(events)
+    size = sum(len(entry.body) for entry in held) / len(held)
+    print(f"  {len(held):,} commits of {size:.0f} bytes, batches of {BATCH:,}", file=sys.stderr)
+    rounds = []
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as folder:
+            gc.collect()
+            rounds.append(
+                await a_round(held, Path(folder)) | {"eventsourcing": measured(events // 4)["catch_up_per_s"]}
+            )
+    rates = {name: statistics.median(round_[name] for round_ in rounds) for name in rounds[0]}
+    peer = rates["eventsourcing"]
+    for name, rate in rates.items():
+        unit = "events/s" if name == "eventsourcing" else "commits/s"
+        print(f"  {name:<20}{rate:>12,.0f} {unit:<10}{rate / peer:8.1f} x eventsourcing", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        store = await SqlStore.open(Path(folder) / "single.db")
+        single_ms = await single(held[:1_000], store)
         await store.close()
-        return seconds
-
-    async def hashes() -> float:
-        return merkle(held)
-
-    await timed("Merkle leaf and frontier", count, hashes)
-    await timed("recorder into memory", count, lambda: recorded(held, MemoryStore()))
-    rate = await timed("recorder into SQLite", count, into_sqlite)
-    bare = await timed(
-        "bare driver, one hop, no lookups", count, lambda: bare_driver(held, folder / f"b{next(runs)}.db")
-    )
-    store = await SqlStore.open(folder / f"store-{next(runs)}.db")
-    await recorded(held, store)
-    await timed("read back in pages", count, lambda: read_back(store, count))
-    await store.close()
-    store = await SqlStore.open(folder / f"store-{next(runs)}.db")
-    print(f"{'one commit, one transaction, median':<44}{await single(held[:1_000], store):>12.2f} ms")
-    await store.close()
-    print(f"recorder / bare driver{rate / bare:>34.2f}")
+    return {
+        **{f"{name}_per_s": round(rate) for name, rate in rates.items()},
+        "recorder_ratio": round(rates["recorder"] / peer, 1),
+        "with_views_ratio": round(rates["with_views"] / peer, 1),
+        "recorder_of_bare_driver": round(rates["recorder"] / rates["bare_driver"], 2),
+        "one_commit_ms": round(single_ms, 2),
+        "reach": REACH,
+    }
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    with tempfile.TemporaryDirectory(dir=arguments[1] if len(arguments) > 1 else None) as scratch:
-        asyncio.run(main(int(arguments[0]) if arguments else 50_000, Path(scratch)))
+    print(json.dumps({"recorder": uvloop.run(main(fast="--fast" in sys.argv))}))

@@ -117,6 +117,41 @@ class EventLogContract:
         assert sorted(positions) == list(range(1, 301))
         assert [entry.position for entry in await log.read(subjects[7])] == [positions[7]]
 
+    async def test_of_many_concurrent_appends_each_position_holds_its_own(self, log: EventLog) -> None:
+        own = [(f"hive.log.task.{n}", new_id(), b"%d" % n) for n in range(700)]
+        positions = await asyncio.gather(*(log.append(*commit, expected=0) for commit in own))
+        assert sorted(positions) == list(range(1, 701))
+        stored = {entry.position: entry for entry in await taken(log.follow(after=0), 700)}
+        assert [stored[position] for position in positions] == [
+            Entry(position, *commit) for position, commit in zip(positions, own, strict=True)
+        ]
+
+    async def test_one_conflict_among_many_appends_leaves_the_others(self, log: EventLog) -> None:
+        entries = await given(log, "hive.log.task.70")
+        subjects = [f"hive.log.task.{n}" for n in range(100)]
+        appends = (log.append(subject, new_id(), b"x", expected=0) for subject in subjects)
+        outcomes = await asyncio.gather(*appends, return_exceptions=True)
+        conflict = outcomes.pop(70)
+        assert isinstance(conflict, Conflict)
+        assert list(conflict.newer) == entries
+        assert sorted(outcome for outcome in outcomes if isinstance(outcome, int)) == list(range(2, 101))
+
+    async def test_two_appends_to_one_subject_among_many_leave_the_others(self, log: EventLog) -> None:
+        subjects = [f"hive.log.task.{n % 99}" for n in range(100)]
+        appends = (log.append(subject, new_id(), b"x", expected=0) for subject in subjects)
+        outcomes = await asyncio.gather(*appends, return_exceptions=True)
+        stored = [outcome for outcome in outcomes if isinstance(outcome, int)]
+        (conflict,) = [outcome for outcome in outcomes if isinstance(outcome, Conflict)]
+        assert sorted(stored) == list(range(1, 100))
+        assert [entry.subject for entry in conflict.newer] == ["hive.log.task.0"]
+
+    async def test_large_bodies_at_once_are_all_stored(self, log: EventLog) -> None:
+        bodies = [b"%d" % n * COMMIT_MAX_BYTES for n in range(10)] * 2 + [b"x" * 200_000] * 12
+        appends = (log.append(f"hive.log.task.{n}", new_id(), body, expected=0) for n, body in enumerate(bodies))
+        positions = await asyncio.gather(*appends)
+        entries = [await log.entry(position) for position in positions]
+        assert [entry.body if entry else None for entry in entries] == bodies
+
     # Bodies
 
     async def test_any_bytes_up_to_the_limit_come_back_as_they_were(self, log: EventLog) -> None:

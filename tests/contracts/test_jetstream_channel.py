@@ -1,3 +1,5 @@
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -58,3 +60,20 @@ class TestClientChannel(ChannelContract):
         assert taken == UNSENT_BYTES_MAX // len(large) + 1
         await until(lambda: len(heard) == taken)
         assert channel.publish("hive.event.a.b.c", b"", {})
+
+    async def test_leaving_a_broker_that_stands_still_takes_a_second_and_its_late_answer_harms_nobody(
+        self, broker: EmbeddedServer, channel: ClientChannel, other: ClientChannel
+    ) -> None:
+        heard: list[bytes] = []
+        number = await channel.listen("hive.cmd.a", lambda message: heard.append(message.data))
+        await channel.listen("hive.cmd.b", lambda message: heard.append(message.data))
+        await settled(channel)
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            await channel.leave(number)
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+        await settled(channel)
+        assert channel._client.is_connected
+        assert other.publish("hive.cmd.b", b"still there", {})
+        await until(lambda: heard == [b"still there"])

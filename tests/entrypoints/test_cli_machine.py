@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 
 from entrypoints.cli import machine
 from entrypoints.cli.app import cli
-from entrypoints.cli.machine import Folded, setting_options
+from entrypoints.cli.machine import setting_options
+from entrypoints.eta import Told
 
 HEAVY = ("sanic", "sqlalchemy", "pydantic", "nats", "uvloop", "adapters", "projections")
 
@@ -38,7 +39,19 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "args",
     [
-        *("--help", "--version", "queue", "status", "env", "key show", "log tail", "verify --help"),
+        *(
+            "--help",
+            "--version",
+            "queue",
+            "status",
+            "env",
+            "key show",
+            "log tail",
+            "verify --help",
+            "rebuild --help",
+            "backup --help",
+            "restore --help",
+        ),
         *("task list", "task show a", "task watch a", "task submit --type a", "agent spawn --type a"),
     ],
 )
@@ -190,13 +203,24 @@ def test_verify_ends_with_1_and_names_view_key_column_and_both_values(
     assert json.loads(run("verify", "--json").stdout)["difference"] == DIFFERENCE
 
 
-def test_a_long_verification_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_work_says_how_far_it_is_how_fast_it_goes_and_what_is_left() -> None:
     now = [0.0]
-    heard = Folded(lambda: now[0])
+    said: list[str] = []
+    heard = Told(said.append, lambda: now[0])
     for seconds in range(5):
         now[0] = seconds
         heard(seconds * 100, 900)
-    assert capsys.readouterr().err == "folded 200 of 900 commits\nfolded 400 of 900 commits\n"
+    assert said == ["200 of 900 commits, 100/s, about 7 s left", "400 of 900 commits, 100/s, about 5 s left"]
+
+
+def test_work_that_begins_again_is_measured_anew() -> None:
+    now = [0.0]
+    said: list[str] = []
+    heard = Told(said.append, lambda: now[0])
+    for seconds, position in ((1.0, 900), (1.5, 0), (3.5, 100)):
+        now[0] = seconds
+        heard(position, 900)
+    assert said == ["100 of 900 commits, 50/s, about 16 s left"]
 
 
 def test_verify_of_a_directory_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:

@@ -138,6 +138,14 @@ def test_a_store_that_lost_its_tail_catches_up_from_the_log(stopped: RunningProg
         assert stopped.get("/api/tasks")["tasks"][0]["status"] == "completed"
 
 
+def test_a_data_directory_of_a_newer_version_is_refused_before_anything_is_opened(stopped: RunningProgram) -> None:
+    (stopped.root / "format.json").write_text('{"format": 99, "program": "9.1.0"}')
+    sentence, remedy = said(stopped)
+    assert "written by Hivebus 9.1.0" in sentence
+    assert "into another directory" in remedy
+    assert (stopped.root / "format.json").read_text() == '{"format": 99, "program": "9.1.0"}'
+
+
 @pytest.mark.parametrize("name", ["store.db", "views.db"])
 def test_a_database_that_is_none_is_refused(stopped: RunningProgram, name: str) -> None:
     for path in stopped.root.glob(f"{name}*"):

@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from sqlalchemy import JSON, Boolean, Column, Float, MetaData, String, Table, create_engine, select
 
-from adapters.sql.rows import CHECKSUM_ZERO, JournalWriter, RowWriter, add_checksum, checksum_of
+from adapters.sql.rows import CHECKSUM_ZERO, add_checksum, checksum_of, writer_of
 from adapters.sql.views import SqlViews, ViewState
 from core.agent import AgentDraining, AgentRetired, AgentStopped
 from core.kernel.commit import Commit, Event
@@ -124,14 +124,14 @@ async def cut(folder: Path, views: Sequence[View], history: History, cuts: Itera
 
 def written(view: View, history: History, cuts: Iterable[int]) -> tuple[list[dict[str, Any]], bytes]:
     """The table and the checksum that a view's writer makes of such batches, in memory."""
-    writer = RowWriter(view) if isinstance(view, RowView) else JournalWriter(view)  # type: ignore[arg-type]
+    writer = writer_of(view)
     engine = create_engine("sqlite://")
     try:
         with engine.begin() as connection:
             view.table.create(connection)
             sum_ = CHECKSUM_ZERO
             for commits, _ in batches(history, cuts):
-                sum_ = writer.write(connection, commits, sum_)
+                sum_ = add_checksum(sum_, writer.write(connection, commits))
             rows = connection.execute(select(view.table).order_by(*view.table.primary_key.columns)).mappings()
             return [dict(row) for row in rows], sum_
     finally:
