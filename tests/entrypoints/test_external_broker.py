@@ -36,7 +36,7 @@ def test_it_works_without_starting_a_broker_and_keeps_the_password_to_itself(
         ended = program.ended(program.submit("echo", "hello")["task_id"])
         assert (ended["status"], ended["result"]["stdout"]) == ("completed", "hello\n")
         assert not [child for child in program.children() if "nats-server" in child.name()]
-        assert f"broker     {cluster.urls[0]}" in program.stdout
+        assert f"NATS       {cluster.urls[0]}" in program.stdout
         assert program.terminate() == 0
         said = program.stdout + program.stderr
     kept = b"".join(path.read_bytes() for path in data_dir.rglob("*") if path.is_file())
