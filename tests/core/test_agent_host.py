@@ -193,7 +193,7 @@ async def test_a_fence_is_never_run_twice(world: World) -> None:
 
 async def test_the_answer_of_a_scheduler_that_was_deposed_is_no_answer(world: World) -> None:
     going = await world.begun(term=5)
-    world.control.answers = [BeatAnswer(alive=False, term=4)] * 100
+    world.control.answers = [BeatAnswer(alive=True, term=4)] * 100
     for _ in range(4):
         world.clock.advance(BEAT_S)
         await quiet()

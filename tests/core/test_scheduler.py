@@ -296,6 +296,31 @@ async def test_of_two_that_may_lead_one_does_and_the_other_follows_at_once_when_
     assert (await world.events("scheduler"))[3:] == []
 
 
+class RanOut(Kept):
+    """A lease that is over by the clock, and nobody had the time to say so: the process stood still."""
+
+    held = True
+
+
+async def test_a_leader_that_stood_still_beyond_its_lease_decides_nothing_even_before_it_is_told() -> None:
+    world, role = World(), RanOut()
+    leader = world.another(role=role)
+    async with running(leader.run()):
+        await world.does(RegisterHost(host_id="h", name="box", session="s1", executors=["command"], slots=8))
+        await until(lambda: leader.leading, "the lead")
+        role.held = False
+        await world.does(SpawnAgent(type="shell"))
+        await until(lambda: leader.fleet.position == head_of(world), "the fold")
+        await quiet()
+        assert (leader.leading, len(await world.events("agent"))) == (False, 1)
+        with pytest.raises(Unavailable):
+            await leader.beat(beat())
+
+
+def head_of(world: World) -> int:
+    return len(world.log._entries)
+
+
 async def test_a_deposed_scheduler_that_may_lead_again_stands_by_instead_of_ending() -> None:
     world = World()
     other = world.another(role=MemoryLeases(ttl_s=30).lease("scheduler"))
