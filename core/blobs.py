@@ -35,7 +35,11 @@ class BlobWriter(Protocol):
 
 
 class StreamingBlobs(Blobs, Protocol):
-    """Blobs of any size, a chunk at a time."""
+    """Blobs of any size, a chunk at a time; whoever holds them may erase them."""
+
+    async def delete(self, sha256: str) -> bool:
+        """Erase; whether there was something."""
+        ...
 
     def open_put(self, sha256: str, *, max_bytes: int) -> AbstractAsyncContextManager[BlobWriter]:
         """Receive a blob whose hash is known. Leaving the block without `commit` leaves nothing behind."""

@@ -70,14 +70,23 @@ def evolve(state: Host | None, event: HostEvent, moment: Moment) -> Host:
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
+class FirstAgent(Struct, frozen=True):
+    """An agent that a host brings along at its very first session."""
+
+    type: str
+    name: str
+    slots: int
+
+
 class RegisterHost(Struct, frozen=True, kw_only=True):
-    """Begin a session with so many slots for tasks."""
+    """Begin a session with so many slots for tasks. The agents are spawned once, by whoever took the command."""
 
     host_id: str
     name: str
     session: str
     executors: list[str]
     slots: Annotated[int, Meta(ge=1, le=4096)]
+    agents: Annotated[tuple[FirstAgent, ...], Meta(max_length=16)] = ()
 
 
 @host.decides("host.register", scope=Scope.HOST, upserts=True)

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
@@ -21,18 +20,21 @@ import uvloop
 from adapters.data_format import prepare
 from adapters.disk import refuse_exhausted
 from adapters.jetstream.broker import Broker
-from core.kernel.errors import HivebusError, StartRefused
+from adapters.jetstream.joined import JoinedServer
+from core.kernel.errors import StartRefused
 from core.kernel.subjects import CLIENT_INBOX
 from entrypoints import settings as settings_module
 from entrypoints.broker import chosen_broker
 from entrypoints.lock import DataDirectory
 from entrypoints.paths import connection_file, write_private
+from entrypoints.process import begin_log, end, explain, tune
+from entrypoints.roles import AGENTS, API, BROKER, RECORDER, SCHEDULER
 from entrypoints.settings import Settings
 
 if TYPE_CHECKING:
     import socket
 
-    from entrypoints.bootstrap import Program
+    from entrypoints.bootstrap.program import Program
     from entrypoints.http.listener import Listener
 
 logger = logging.getLogger("hivebus")
@@ -47,8 +49,8 @@ DISK_STEP_S = 1.0
 READY_S_MAX = 60.0
 DRAIN_MARGIN_S = 1.0
 RECORD_S = 1.0
-END_S = 0.5
 VIEWS_STEP_S = 2.0
+RECORDER_STEP_S = 0.25
 
 
 def serve() -> int:
@@ -58,40 +60,32 @@ def serve() -> int:
     directory: DataDirectory | None = None
     try:
         settings = settings_module.load()
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            stream=sys.stderr,
-            format="%(asctime)s %(levelname)-7s %(name)s  %(message)s",
-        )
+        begin_log(settings.log_level)
+        roles = settings.role_set
+        if roles == {AGENTS}:
+            served: int = importlib.import_module("entrypoints.agent_host").serve()
+            return served
         refuse_exhausted(settings.data_dir)
         directory = DataDirectory(settings.data_dir)
-        directory.take()
+        directory.join(roles & ({RECORDER, AGENTS} if settings.nats_url else {RECORDER, SCHEDULER, AGENTS}))
         prepare(settings.data_dir, version_of("hivebus"))
         # The executors' children find the same data directory, whatever their working directory is.
         os.environ["HIVEBUS_DATA_DIR"] = str(settings.data_dir.absolute())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Life(settings, chosen_broker(settings), started).run())
+            return runner.run(_Life(settings, directory, _broker(settings, directory), started).run())
     except StartRefused as refusal:
-        return _explain(refusal)
+        return explain(refusal)
     finally:
         if directory is not None:
             directory.release()
 
 
-def tune() -> None:
-    """Settings of the interpreter that this program's shape asks for (docs/decisions/0006)."""
-    # A batch in the store's thread would else keep the loop waiting 5 ms each time it asks for the interpreter.
-    sys.setswitchinterval(0.0005)
-    # A command leaves some fifty objects that die young and no cycles: the collector need not look so often.
-    gc.set_threshold(50_000, 20, 50)
-
-
 class _Life:
     """One run of the program."""
 
-    def __init__(self, settings: Settings, broker: Broker, started: float) -> None:
+    def __init__(self, settings: Settings, directory: DataDirectory, broker: Broker, started: float) -> None:
         self._settings = settings
+        self._directory = directory
         self._started = started
         self._stop = asyncio.Event()
         self._broker = broker
@@ -105,17 +99,18 @@ class _Life:
         try:
             async with AsyncExitStack() as stack:
                 bootstrap, sockets = await self._prepare(stack)
-                program = await stack.enter_async_context(
-                    bootstrap.joined(self._settings, self._broker, version_of("hivebus"), self._stop.is_set)
-                )
+                async with self._directory.one_at_a_time():
+                    program = await stack.enter_async_context(
+                        bootstrap.joined(self._settings, self._broker, version_of("hivebus"), self._stop.is_set)
+                    )
                 await self._live(program, sockets)
         except (BaseExceptionGroup, Exception) as error:
-            return 0 if _was_stopped(error) else _explain(error)
+            return 0 if _was_stopped(error) else explain(error)
         return 0
 
     async def _prepare(self, stack: AsyncExitStack) -> tuple[Any, list[socket.socket]]:
         """Start the broker while the rest of the program is imported: together they are most of a start."""
-        imported = asyncio.create_task(asyncio.to_thread(importlib.import_module, "entrypoints.bootstrap"))
+        imported = asyncio.create_task(asyncio.to_thread(importlib.import_module, "entrypoints.bootstrap.program"))
         stack.push_async_callback(self._stop_broker)
         chosen = self._settings
         try:
@@ -128,43 +123,53 @@ class _Life:
             raise
         bootstrap = await imported
         sockets = []
-        for name in ("api_port", "ui_port", "tools_port", "metrics_port"):
+        served = ("api_port", "ui_port", "tools_port") if API in chosen.role_set else ()
+        for name in (*served, "metrics_port"):
             sock = _bind(chosen.bind, getattr(chosen, name), f"HIVEBUS_{name.upper()}")
             stack.callback(sock.close)
             sockets.append(sock)
         return bootstrap, sockets
 
     async def _live(self, program: Program, sockets: list[socket.socket]) -> None:
+        from entrypoints.bootstrap.apps import api_app, metrics_app, tools_app, ui_app  # noqa: PLC0415
         from entrypoints.http.listener import Listener  # noqa: PLC0415 - imported by bootstrap already
 
-        apps = (program.api_app(), program.ui_app(), program.tools_app(), program.metrics_app())
+        apps = [make(program) for make in (api_app, ui_app, tools_app)] if API in program.roles else []
+        apps.append(metrics_app(program, first=not apps))
         self._listeners = [Listener(app, sock) for app, sock in zip(apps, sockets, strict=True)]
         async with asyncio.TaskGroup() as group:
             services = [group.create_task(service) for service in program.services()]
             services.append(group.create_task(self._watch_broker(program)))
             if not self._settings.nats_url:
                 services.append(group.create_task(self._revive_broker(program)))
-            lives = group.create_task(program.host.live())
+            lives = [group.create_task(program.host.live())] if program.host is not None else []
             if await self._until_ready(program):
                 self._announce(program)
                 await self._stop.wait()
                 await self._drain(program, lives)
             await program.scheduler.save()
-            await _end([*services, lives])
+            await end([*services, *lives])
 
     async def _until_ready(self, program: Program) -> bool:
         """Prepare the listeners, wait for leader, host and views, then answer; False if a signal came first."""
         for listener in self._listeners:
             await listener.prepare()
-        await program.spawn_first_agents(self._settings)
-        head = await program.log.head()
+        if not await self._recorder_here(program):
+            if self._stop.is_set():
+                return False
+            raise StartRefused(
+                f"Nobody records in the data directory {self._settings.data_dir}.",
+                remedy="Store and views are SQLite files: start a process with the role recorder on this machine and "
+                "this directory.",
+            )
         deadline = time.monotonic() + READY_S_MAX
-        while not (program.scheduler.leading and program.host.session):
+        while self._not_standing(program):
             if self._stop.is_set():
                 return False
             if time.monotonic() > deadline:
                 raise StartRefused("No scheduler led within a minute.", remedy="Look at the log lines above.")
             await asyncio.sleep(0.005)
+        head = await program.log.head()
         # What was acknowledged before the start is visible after it, however long views that are folded anew take.
         while not await program.applied.wait_for(head, VIEWS_STEP_S):
             logger.info(
@@ -176,30 +181,50 @@ class _Life:
         gc.freeze()
         for listener in self._listeners:
             await listener.serve()
-        await program.commands.serve()
+        if API in program.roles:
+            await program.commands.serve()
         return True
 
-    async def _drain(self, program: Program, lives: asyncio.Task[None]) -> None:
+    async def _recorder_here(self, program: Program) -> bool:
+        """Whether store and views are written on this machine; False after a minute, or when a signal came."""
+        deadline = time.monotonic() + READY_S_MAX
+        while RECORDER not in program.roles and not self._directory.has(RECORDER):
+            if self._stop.is_set() or time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(RECORDER_STEP_S)
+        return True
+
+    def _not_standing(self, program: Program) -> bool:
+        """Whether a part of this process has not begun; where others share the work, it need not wait for them."""
+        if program.host is not None and not program.host.registered:
+            return True
+        alone = SCHEDULER in program.roles and not self._settings.nats_url
+        return not program.scheduler.leading if alone else not program.scheduler.folding
+
+    async def _drain(self, program: Program, lives: list[asyncio.Task[None]]) -> None:
         """Readiness red, listeners closed, requests and attempts finished, all within the grace."""
         program.vitals.draining = True
         logger.info("Stopping within %.0f s: requests are answered, attempts interrupted.", self._settings.grace_s)
-        connection_file(self._settings.data_dir).unlink(missing_ok=True)
+        if API in program.roles:
+            connection_file(self._settings.data_dir).unlink(missing_ok=True)
         # What is about to stop must not be given what it gives back.
         program.scheduler.resign()
-        lives.cancel()
+        for life in lives:
+            life.cancel()
         grace_s = self._settings.grace_s
         left_s = grace_s - DRAIN_MARGIN_S
-        drained = asyncio.gather(
-            program.commands.drain(left_s), *(listener.drain(left_s) for listener in self._listeners)
-        )
+        served = [program.commands.drain(left_s)] if API in program.roles else []
+        drained = asyncio.gather(*served, *(listener.drain(left_s) for listener in self._listeners))
         try:
             async with asyncio.timeout(grace_s):
-                await program.host.drain(grace_s / 2)
+                if program.host is not None:
+                    await program.host.drain(grace_s / 2)
         except TimeoutError:
             logger.warning("Attempts did not end within the grace; the next start queues their tasks again.")
         cut = sum(await drained)
         # What was accepted to the last moment shall be in the store too: whoever copies it now has everything.
-        await program.recorded.wait_for(program.scheduler.fleet.position, RECORD_S)
+        if RECORDER in program.roles:
+            await program.recorded.wait_for(program.scheduler.fleet.position, RECORD_S)
         logger.info("Stopped; %d connections or commands had to be cut.", cut)
 
     # --- the broker ---
@@ -240,6 +265,9 @@ class _Life:
 
     def _announce(self, program: Program) -> None:
         """connection.json for the command line, and the first lines that a user sees."""
+        if API not in program.roles:
+            print(f"This process runs: {self._settings.roles}.\n  data       {self._settings.data_dir}", flush=True)
+            return
         api, ui, tools, metrics = (
             f"http://{_shown(self._settings.bind)}:{listener.port}" for listener in self._listeners
         )
@@ -267,15 +295,10 @@ class _Life:
         )
 
 
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel services until they have ended."""
-    for task in tasks:
-        task.cancel()
-    while (await asyncio.wait(tasks, timeout=END_S))[1]:
-        # Python 3.11's asyncio.wait_for loses a cancellation that meets a result (gh-86296), and a task group never
-        # repeats one: so it goes to whatever still runs, not to the services alone.
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
+def _broker(settings: Settings, directory: DataDirectory) -> Broker:
+    """The one of the settings; of several processes on one data directory the first starts the embedded one."""
+    chosen = chosen_broker(settings)
+    return chosen if settings.nats_url or directory.win(BROKER) else JoinedServer(settings.data_dir)
 
 
 def _bind(address: str, port: int, setting: str) -> socket.socket:
@@ -292,23 +315,3 @@ def _was_stopped(error: BaseException) -> bool:
     """Whether a signal came while views were rebuilt: that ends a start as it would end a run."""
     rebuild = sys.modules.get("adapters.sql.rebuild")
     return rebuild is not None and isinstance(error, rebuild.Stopped)
-
-
-def _explain(error: BaseException) -> int:
-    """Why it ends, a sentence and a remedy for each reason; tracebacks only at level debug. The exit code."""
-    for leaf in _leaves(error):
-        if isinstance(leaf, HivebusError):
-            sentence, remedy = leaf.sentence, leaf.remedy
-        else:
-            first_line = next(iter(str(leaf).splitlines()), "")
-            sentence = f"it cannot go on: {type(leaf).__name__}: {first_line}"
-            remedy = "HIVEBUS_LOG_LEVEL=debug shows where this came from; please report it."
-            logger.debug("", exc_info=leaf)
-        print(f"hivebus: {sentence}" + (f"\n  {remedy}" if remedy else ""), file=sys.stderr)
-    return 1
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [] if isinstance(error, asyncio.CancelledError) else [error]

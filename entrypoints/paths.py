@@ -19,7 +19,7 @@ def data_dir() -> Path:
 
 
 def connection_file(root: Path) -> Path:
-    """Where a running server says how to reach it: JSON with url, ui_url and pid. Gone when nothing runs."""
+    """Where a running server says how to reach it: JSON with url, ui_url, nats_url and pid. Gone when nothing runs."""
     return root / "connection.json"
 
 
@@ -31,6 +31,11 @@ def admin_key_file(root: Path) -> Path:
 def backup_file(root: Path) -> Path:
     """What the newest backup holds: JSON with position, file and time."""
     return root / "backup.json"
+
+
+def host_key_file(root: Path) -> Path:
+    """The key of agent hosts, good for blobs only: one line, readable by its owner only."""
+    return root / "host.key"
 
 
 def write_private(path: Path, text: str) -> None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.kernel.errors import StartRefused
 from entrypoints.paths import data_dir
+from entrypoints.roles import Roles
 
 PREFIX = "HIVEBUS_"
 # Read elsewhere: by the CLI, by secrets, and by this program's children.
 FOREIGN = ("HIVEBUS_URL", "HIVEBUS_KEY", "HIVEBUS_DEBUG", "HIVEBUS_SECRET_", "HIVEBUS_TASK_", "HIVEBUS_ATTEMPT")
 # Never an option of the command line, which every user of the machine can read.
 SECRET = frozenset({"nats_password", "nats_system_password", "nats_client_password"})
+
+PATIENCE_S = {"lease_s": 60.0, "self_stop_s": 45.0}
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 FilePath = Annotated[Path, AfterValidator(Path.expanduser)]
@@ -69,6 +72,8 @@ class Settings(BaseSettings):
     )
     bind: str = Field("127.0.0.1", description="Address of the listeners.")
     allowed_hosts: str = Field("", description="Host names beside loopback's that may be called, separated by commas.")
+    roles: Roles = Field("api,recorder,scheduler,agents", description="What this process does: all, or some of these.")
+    host_name: str = Field("", max_length=64, description="Name of the agent host; the machine's, if it is empty.")
     slots: int = Field(32, ge=1, le=4096, description="Attempts that this process's host runs at once.")
     shell_slots: int = Field(
         0,
@@ -77,8 +82,15 @@ class Settings(BaseSettings):
         description="Slots of the agent `shell` that the first start spawns; 0: one for each processor, at least 2.",
     )
     python_slots: int = Field(8, ge=1, le=256, description="Slots of the agent `python` that the first start spawns.")
-    lease_s: float = Field(20.0, ge=1, le=3600, description="A host silent for so long is lost.")
-    self_stop_s: float = Field(15.0, ge=0.5, le=3600, description="A host unanswered for so long ends its attempts.")
+    lease_s: float = Field(
+        20.0, ge=1, le=3600, description="A host silent for so long is lost; with HIVEBUS_NATS_URL the default is 60."
+    )
+    self_stop_s: float = Field(
+        15.0,
+        ge=0.5,
+        le=3600,
+        description="A host unanswered for so long ends its attempts; with HIVEBUS_NATS_URL the default is 45.",
+    )
     beat_s: float = Field(5.0, ge=0.1, le=600, description="Seconds between a host's beats.")
     grace_s: float = Field(
         10.0,
@@ -102,6 +114,20 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What reaches stderr.")
 
+    @property
+    def role_set(self) -> frozenset[str]:
+        """The roles of this process."""
+        return frozenset(self.roles.split(","))
+
+    @model_validator(mode="after")
+    def _patience(self) -> Self:
+        """A cluster elects new leaders for up to eight seconds, and its holders of leases change after twelve."""
+        if self.nats_url:
+            for name, seconds in PATIENCE_S.items():
+                if name not in self.model_fields_set:
+                    setattr(self, name, seconds)
+        return self
+
 
 def load() -> Settings:
     """The settings of this start. Raises StartRefused with the variable's name, never with its value."""
@@ -111,7 +137,8 @@ def load() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = PREFIX + str(first["loc"][0]).upper()
-        raise StartRefused(f"{name}: {first['msg']}.", remedy=f"Correct {name} or unset it.") from None
+        said = str(first["msg"]).removeprefix("Value error, ")
+        raise StartRefused(f"{name}: {said}.", remedy=f"Correct {name} or unset it.") from None
     if not settings.beat_s < settings.self_stop_s < settings.lease_s:
         raise StartRefused(
             "HIVEBUS_BEAT_S, HIVEBUS_SELF_STOP_S and HIVEBUS_LEASE_S must grow in this order.",

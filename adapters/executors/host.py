@@ -24,9 +24,10 @@ class Host(Struct, frozen=True):
     secrets: Secrets
 
     @classmethod
-    async def open(cls, data_dir: Path, blobs: Blobs, secrets: Secrets) -> Host:
-        """Sweep what an earlier program left, start the warden, try the sandbox.
+    async def open(cls, data_dir: Path, blobs: Blobs, secrets: Secrets, *, hidden: Path | None = None) -> Host:
+        """Sweep what an earlier program left, start the warden, try the sandbox, which hides `hidden`.
 
+        `hidden` is a directory that holds `data_dir`, if more than that is nothing for programs to see.
         The caller holds the data directory's lock for the role `agents`: a sweep kills what runs in its workspaces.
         """
         workspaces = Workspaces(data_dir)
@@ -34,7 +35,7 @@ class Host(Struct, frozen=True):
         warden = Warden(data_dir)
         await warden.start()
         try:
-            sandbox = await Sandbox.probe(data_dir)
+            sandbox = await Sandbox.probe(hidden or data_dir)
         except BaseException:
             await warden.close()
             raise

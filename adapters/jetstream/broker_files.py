@@ -11,7 +11,19 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, structs
 
-from core.kernel.subjects import CLIENT_INBOX, CLIENT_USER, COMMANDS, DISCOVERY, EVENTS, PAYLOAD_MAX_BYTES
+from core.kernel.subjects import (
+    CLIENT_INBOX,
+    CLIENT_USER,
+    COMMANDS,
+    DISCOVERY,
+    EVENTS,
+    HOST_BEAT,
+    HOST_COMMANDS,
+    HOST_INBOX,
+    HOST_ROOT,
+    HOST_USER,
+    PAYLOAD_MAX_BYTES,
+)
 
 LOG_FILE_BYTES_MAX = 4 * 1024 * 1024
 LOG_FILES_MAX = 3
@@ -27,6 +39,7 @@ class Passwords(Struct, frozen=True):
     hivebus: str = ""
     system: str = ""
     client: str = ""
+    hosts: str = ""
 
 
 def write_private(path: Path, text: str) -> None:
@@ -60,8 +73,9 @@ def load_passwords(path: Path) -> Passwords:
 
 
 def configuration(*, port: int, name: str, store_dir: Path, log_file: Path, profile: str, passwords: Passwords) -> str:
-    """The text of nats-server.conf: loopback only, one account for the program and its clients, one for the system."""
+    """The text of nats-server.conf: loopback, an account for the program, its clients and hosts, one for the system."""
     client = {"user": CLIENT_USER, "password": passwords.client, "permissions": client_permissions()}
+    hosts = {"user": HOST_USER, "password": passwords.hosts, "permissions": host_permissions()}
     # The format is a superset of JSON strings, and quoting keeps `$` in a path from meaning a variable.
     return f"""\
 host: "127.0.0.1"
@@ -85,6 +99,7 @@ accounts {{
     users: [
       {{ user: hivebus, password: {json.dumps(passwords.hivebus)} }}
       {json.dumps(client)}
+      {json.dumps(hosts)}
     ]
   }}
   SYS: {{ users: [ {{ user: system, password: {json.dumps(passwords.system)} }} ] }}
@@ -98,4 +113,12 @@ def client_permissions() -> dict[str, dict[str, list[str]]]:
     return {
         "publish": {"allow": [f"{COMMANDS}.>", *discovery]},
         "subscribe": {"allow": [f"{CLIENT_INBOX}.>", f"{EVENTS}.>"]},
+    }
+
+
+def host_permissions() -> dict[str, dict[str, list[str]]]:
+    """What an agent host may do: its commands and beats, its own answers, and what schedulers send; no log."""
+    return {
+        "publish": {"allow": [f"{HOST_COMMANDS}.>", HOST_BEAT]},
+        "subscribe": {"allow": [f"{HOST_INBOX}.>", f"{HOST_ROOT}.*.run", f"{HOST_ROOT}.*.cancel"]},
     }

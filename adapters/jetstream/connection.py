@@ -10,12 +10,12 @@ from typing import Any
 
 from adapters.jetstream.api import (
     ELECTING,
+    LEASE_ROOT,
+    LEASE_STREAM,
     NOT_ENABLED,
     STREAM,
-    STREAM_CREATE,
-    STREAM_INFO,
+    STREAM_API,
     STREAM_NOT_FOUND,
-    STREAM_UPDATE,
     TOO_FEW_SERVERS,
     ApiError,
     StreamInfo,
@@ -36,6 +36,7 @@ CLUSTER_REPLICAS = 3
 # Atomic batches came with 2.12.
 SERVER_VERSION_MIN = [2, 12]
 HEADERS_BYTES = 1024
+LEASES_BYTES_MAX = 4 * 1024 * 1024
 PING_INTERVAL_S = 5
 ERRORS_KEPT_MAX = 4
 SEND_BUFFER_BYTES = 64 * 1024 * 1024
@@ -50,8 +51,10 @@ async def connect(
     return await connect_to(Access(urls=(url,), user=user, password=password), name=name, deadline_s=deadline_s)
 
 
-async def connect_to(access: Access, *, name: str, deadline_s: float = CONNECT_DEADLINE_S) -> WireClient:
-    """A client that reconnects for ever, ten times a second, to any of the addresses.
+async def connect_to(
+    access: Access, *, name: str, inbox: str = "_INBOX", deadline_s: float = CONNECT_DEADLINE_S
+) -> WireClient:
+    """A client that reconnects for ever, ten times a second, to any of the addresses. Answers come under `inbox`.
 
     Raises StartRefused if the first connection fails: at once where a repeat would not help, else after `deadline_s`.
     """
@@ -67,6 +70,7 @@ async def connect_to(access: Access, *, name: str, deadline_s: float = CONNECT_D
                 user_credentials=credentials,
                 tls=context,
                 name=name,
+                inbox_prefix=inbox,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # annotated int, used as seconds
                 ping_interval=PING_INTERVAL_S,
@@ -152,6 +156,23 @@ def _stream_config(replicas: int, bytes_max: int) -> dict[str, Any]:
     }
 
 
+def _lease_config(replicas: int) -> dict[str, Any]:
+    """A key-value bucket of one value for a key, each with a time to live; a holder deletes its own message."""
+    return {
+        "name": LEASE_STREAM,
+        "subjects": [f"{LEASE_ROOT}>"],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "max_bytes": LEASES_BYTES_MAX,
+        "num_replicas": replicas,
+        "deny_delete": False,
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+    }
+
+
 async def ensure_stream(client: WireClient, *, replicas: int = 1, bytes_max: int = -1) -> int:
     """Create the stream of the log, or verify the one that is there; a new `bytes_max` is applied. Its replicas.
 
@@ -160,31 +181,40 @@ async def ensure_stream(client: WireClient, *, replicas: int = 1, bytes_max: int
     """
     _refuse_unfit(client)
     replicas = replicas or (CLUSTER_REPLICAS if client.server.get("cluster") else 1)
-    wanted = _stream_config(replicas, bytes_max)
+    await _ensured(client, _stream_config(replicas, bytes_max))
+    return replicas
+
+
+async def ensure_leases(client: WireClient, *, replicas: int) -> None:
+    """As `ensure_stream`, for the bucket of leases."""
+    await _ensured(client, _lease_config(replicas))
+
+
+async def _ensured(client: WireClient, wanted: dict[str, Any]) -> None:
+    name, replicas, bytes_max = wanted["name"], wanted["num_replicas"], wanted["max_bytes"]
     requests = Requests(client)
     await requests.start()
     try:
-        info = await _ask(requests, STREAM_INFO, b"")
+        info = await _ask(requests, f"{STREAM_API}.INFO.{name}", b"")
         if info.error is not None and info.error.err_code == STREAM_NOT_FOUND:
-            info = await _ask(requests, STREAM_CREATE, encode(wanted))
+            info = await _ask(requests, f"{STREAM_API}.CREATE.{name}", encode(wanted))
         elif info.error is None and info.config.get("max_bytes") != bytes_max:
-            info = await _ask(requests, STREAM_UPDATE, encode(info.config | {"max_bytes": bytes_max}))
+            info = await _ask(requests, f"{STREAM_API}.UPDATE.{name}", encode(info.config | {"max_bytes": bytes_max}))
     finally:
         requests.close()
     if info.error is not None:
-        raise _stream_refusal(info.error, replicas)
+        raise _stream_refusal(name, info.error, replicas)
     wrong = sorted(key for key, value in wanted.items() if info.config.get(key) != value)
     if wrong == ["num_replicas"]:
         raise StartRefused(
-            f"The stream {STREAM} has {info.config.get('num_replicas')} copies, and {replicas} are wanted.",
-            remedy=f"Set HIVEBUS_NATS_REPLICAS, or change the stream: nats stream edit {STREAM} --replicas={replicas}",
+            f"The stream {name} has {info.config.get('num_replicas')} copies, and {replicas} are wanted.",
+            remedy=f"Set HIVEBUS_NATS_REPLICAS, or change the stream: nats stream edit {name} --replicas={replicas}",
         )
     if wrong:
         raise StartRefused(
-            f"The stream {STREAM} differs from what the log needs in: {', '.join(wrong)}.",
+            f"The stream {name} differs from what Hivebus needs in: {', '.join(wrong)}.",
             remedy="Use another account or data directory, or put these settings right with the nats tool.",
         )
-    return replicas
 
 
 def _refuse_unfit(client: WireClient) -> None:
@@ -201,16 +231,16 @@ def _refuse_unfit(client: WireClient) -> None:
         )
 
 
-def _stream_refusal(error: ApiError, replicas: int) -> StartRefused:
+def _stream_refusal(name: str, error: ApiError, replicas: int) -> StartRefused:
     if error.err_code in NOT_ENABLED:
         return _no_jetstream()
     if error.err_code in TOO_FEW_SERVERS:
         return StartRefused(
-            f"The broker cannot keep {replicas} copies of the log: {error.description} ({error.err_code}).",
+            f"The broker cannot keep {replicas} copies of the stream {name}: {error.description} ({error.err_code}).",
             remedy="Bring more servers of the cluster up, or set HIVEBUS_NATS_REPLICAS to what there are.",
         )
     return StartRefused(
-        f"The broker refused the stream {STREAM}: {error.description} ({error.err_code}).",
+        f"The broker refused the stream {name}: {error.description} ({error.err_code}).",
         remedy="Check that JetStream is enabled for the account and that its limits leave room.",
     )
 

@@ -43,7 +43,7 @@ def credentials_file(access: Access) -> str | None:
         ) from None
     try:
         text = path.read_text()
-        jwt, seed = (_section(text, name) for name in ("USER JWT", "USER NKEY SEED"))
+        jwt, seed = (_section(text, name) for name in ("NATS USER JWT", "USER NKEY SEED"))
         nkeys.from_seed(bytearray(seed.encode())).wipe()
         if jwt.count(".") != 2:
             raise ValueError("no JWT in it")
@@ -58,7 +58,7 @@ def credentials_file(access: Access) -> str | None:
 
 
 def _section(text: str, name: str) -> str:
-    return text.split(f"BEGIN NATS {name}-----", 1)[1].split("---", 1)[0].strip().rstrip("-").strip()
+    return text.split(f"BEGIN {name}-----", 1)[1].split("-----", 1)[0].strip()
 
 
 def _unusable(setting: str, path: Path | None, error: OSError) -> StartRefused:

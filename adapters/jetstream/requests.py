@@ -7,7 +7,7 @@ from itertools import count
 
 from msgspec import Struct
 
-from adapters.jetstream.wire import WireClient, publish_frame, status_of
+from adapters.jetstream.wire import WireClient, header_frame, publish_frame, status_of
 
 REQUEST_TIMEOUT_S = 2.0
 REQUESTS_MAX = 1024
@@ -57,21 +57,32 @@ class Requests:
             self._client.on_lost.remove(self._fail_all)
         self._fail_all()
 
-    async def one(self, subject: str, payload: bytes = b"", *, timeout_s: float = REQUEST_TIMEOUT_S) -> Reply:
+    async def one(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> Reply:
         """The first reply, or NoAnswer."""
-        return (await self._ask(subject, payload, many=False, timeout_s=timeout_s))[0]
+        return (await self._ask(subject, payload, many=False, timeout_s=timeout_s, headers=headers))[0]
 
     async def many(self, subject: str, payload: bytes, *, timeout_s: float = REQUEST_TIMEOUT_S) -> list[Reply]:
         """All replies up to and with the one that carries a status, or NoAnswer."""
         return await self._ask(subject, payload, many=True, timeout_s=timeout_s)
 
-    async def _ask(self, subject: str, payload: bytes, *, many: bool, timeout_s: float) -> list[Reply]:
+    async def _ask(
+        self, subject: str, payload: bytes, *, many: bool, timeout_s: float, headers: dict[str, str] | None = None
+    ) -> list[Reply]:
         if not self._client.is_connected or len(self._waiting) >= REQUESTS_MAX:
             raise NoAnswer(subject)
         token = b"%d" % next(self._tokens)
         waiting = _Waiting(asyncio.get_running_loop().create_future(), many, [])
         self._waiting[token] = waiting
-        self._client.send(publish_frame(subject, self._inbox + token.decode(), payload))
+        inbox = self._inbox + token.decode()
+        frame = header_frame(subject, inbox, headers, payload) if headers else publish_frame(subject, inbox, payload)
+        self._client.send(frame)
         try:
             async with asyncio.timeout(timeout_s):
                 return await waiting.future

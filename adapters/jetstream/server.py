@@ -20,7 +20,7 @@ from adapters.jetstream.broker import Access
 from adapters.jetstream.broker_files import configuration, load_passwords, write_private
 from adapters.jetstream.pidfile import PidFile
 from core.kernel.errors import StartRefused
-from core.kernel.subjects import CLIENT_USER
+from core.kernel.subjects import CLIENT_USER, HOST_USER
 
 POLL_STEP_S = 0.005
 HELLO_S = 0.25
@@ -47,6 +47,7 @@ class EmbeddedServer:
 
     user = "hivebus"
     system_user = "system"
+    hosts_user = HOST_USER
     replicas = 1
 
     def __init__(
@@ -58,13 +59,14 @@ class EmbeddedServer:
         binary: Path | None = None,
         start_deadline_s: float = START_DEADLINE_S,
     ) -> None:
-        """`port` 0 takes a free one at each start; `profile` says whether every append is synced to disk."""
+        """`port` 0 takes a free one, at each start the same if it can; `profile`: whether every append is synced."""
         self._data_dir = data_dir
         self._store = data_dir.absolute() / "nats"
         self._home = data_dir.absolute() / "broker"
         self._config = self._home / "nats-server.conf"
         self._log = self._home / "nats-server.log"
         self._early = self._home / "nats-server.stderr"
+        self._port_file = self._home / "port"
         self._pid_file = PidFile(self._home / "nats-server.pid", config=self._config)
         self._wanted_port = port
         self._profile = profile
@@ -76,6 +78,7 @@ class EmbeddedServer:
         self.password = ""
         self.system_password = ""
         self.client_password = ""
+        self.hosts_password = ""
 
     @property
     def url(self) -> str:
@@ -97,6 +100,11 @@ class EmbeddedServer:
         """The user of programs outside, in the program's account."""
         return Access(urls=(self.url,), user=CLIENT_USER, password=self.client_password)
 
+    @property
+    def hosts_access(self) -> Access:
+        """What an agent host logs in with: commands of hosts and beats, nothing else."""
+        return Access(urls=(self.url,), user=self.hosts_user, password=self.hosts_password)
+
     def again(self) -> EmbeddedServer:
         """A broker to start after this one ended: on its port, so that connections come back."""
         return EmbeddedServer(self._data_dir, port=self.port, profile=self._profile, binary=self._binary)
@@ -116,8 +124,11 @@ class EmbeddedServer:
         await self._pid_file.end_left_over()
         tries = PORT_TRIES_MAX if self._wanted_port == 0 else 1
         for left in range(tries - 1, -1, -1):
-            self.port = self._wanted_port or _free_port()
+            # The port of the last start, if it can be had: whoever was connected then comes back by itself.
+            remembered = self._remembered_port() if left == tries - 1 else 0
+            self.port = self._wanted_port or remembered or _free_port()
             if await self._start_once(binary):
+                write_private(self._port_file, f"{self.port}\n")
                 return
             said = self._tail()
             # Between choosing a free port and the broker's bind, somebody else may have taken it.
@@ -144,12 +155,20 @@ class EmbeddedServer:
         assert self._process is not None, "the broker was not started"
         return await self._process.wait()
 
+    def _remembered_port(self) -> int:
+        try:
+            port = int(self._port_file.read_text())
+        except (OSError, ValueError):
+            return 0
+        return port if _is_free(port) else 0
+
     async def _start_once(self, binary: Path) -> bool:
         """Whether the broker serves; if not, it has ended."""
         name = f"hivebus-{token_hex(8)}"
         passwords = load_passwords(self._home / "passwords.json")
         self.password, self.system_password = passwords.hivebus, passwords.system
         self.client_password = passwords.client
+        self.hosts_password = passwords.hosts
         text = configuration(
             port=self.port,
             name=name,
@@ -166,7 +185,7 @@ class EmbeddedServer:
             async with asyncio.timeout(self._start_deadline_s):
                 while self._process.returncode is None:
                     # The name proves that it is ours who answers, and not a stranger who had the port before.
-                    if await _server_name(self.port) == name:
+                    if await server_name(self.port) == name:
                         return True
                     await asyncio.sleep(POLL_STEP_S)
         except TimeoutError:
@@ -239,7 +258,17 @@ def _free_port() -> int:
         return port
 
 
-async def _server_name(port: int) -> str | None:
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return False
+        return True
+
+
+async def server_name(port: int) -> str | None:
     """The name in the first line that a nats-server sends; None while nobody, or somebody else, answers."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

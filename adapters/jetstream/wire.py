@@ -142,6 +142,13 @@ def publish_frame(subject: str, reply: str, payload: bytes) -> bytes:
     return b"PUB %s %s %d\r\n%s\r\n" % (subject.encode(), reply.encode(), len(payload), payload)
 
 
+def header_frame(subject: str, reply: str, headers: dict[str, str], payload: bytes) -> bytes:
+    """An HPUB frame. Subject, reply, names and values must hold no line breaks."""
+    head = "NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
+    sizes = f"{len(head)} {len(head) + len(payload)}"
+    return b"%b%b\r\n" % (f"HPUB {subject} {reply} {sizes}\r\n{head}".encode(), payload)
+
+
 def header_of(headers: bytes, name: bytes) -> bytes:
     """One value out of raw headers, empty if it is absent."""
     start = headers.find(b"\r\n" + name + b": ")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
-from core.kernel.command_bus import Accepted, Caller, CommandBus
-from core.kernel.commit import cause_of
 from core.services.agent_host import AgentHost
-from core.services.link import Beat, BeatAnswer, Cancel, Run
-from core.services.scheduler import Scheduler
+from core.services.host_door import HostDoor
+from core.services.link import Beat, BeatAnswer, Cancel, Gateway, Run
 
 
 class LocalGateway:
-    """The scheduler's way to hosts of its own process (see core.services.link.Gateway)."""
+    """The scheduler's way to hosts of its own process; to all others through `beyond`, if there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, beyond: Gateway | None = None) -> None:
         self._hosts: dict[str, AgentHost] = {}
+        self._beyond = beyond
 
     def add(self, host: AgentHost) -> None:
         """Make a host reachable."""
@@ -28,34 +27,34 @@ class LocalGateway:
         host = self._hosts.get(host_id)
         if host is not None:
             host.run_attempt(run)
+        elif self._beyond is not None:
+            self._beyond.run(host_id, run)
 
     def cancel(self, host_id: str, cancel: Cancel) -> None:
         """Hand over a cancellation."""
         host = self._hosts.get(host_id)
         if host is not None:
             host.cancel_attempt(cancel)
+        elif self._beyond is not None:
+            self._beyond.cancel(host_id, cancel)
 
 
 class LocalControl:
-    """A host's way to the bus of its own process (see core.services.link.Control)."""
+    """A host's way to the bus of its own process (see core.services.link.Control); `beat` is the scheduler's."""
 
-    def __init__(self, bus: CommandBus, scheduler: Scheduler, actor: str) -> None:
-        self._bus = bus
-        self._scheduler = scheduler
-        self._actor = actor
+    def __init__(self, door: HostDoor, beat: Callable[[Beat], Awaitable[BeatAnswer]], host_id: str) -> None:
+        self._door = door
+        self._beat = beat
+        self._host_id = host_id
 
     async def execute(
         self, command: Struct, *, correlation_id: str, cause: int = 0, command_id: str | None = None
-    ) -> Accepted:
+    ) -> int:
         """Straight to the bus."""
-        caller = Caller(
-            actor=self._actor,
-            command_id=UUID(command_id) if command_id else None,
-            correlation_id=correlation_id,
-            causation_id=cause_of(cause),
+        return await self._door.execute(
+            self._host_id, command, correlation_id=correlation_id, cause=cause, command_id=command_id
         )
-        return await self._bus.execute(command, caller)
 
     async def beat(self, beat: Beat) -> BeatAnswer:
         """Straight to the scheduler."""
-        return await self._scheduler.beat(beat)
+        return await self._beat(beat)

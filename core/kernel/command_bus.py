@@ -105,7 +105,7 @@ class CommandBus:
             if caller.keyed:
                 await self._claim_key(job)
             if job.spec.creates:
-                return await self._decide(job, Loaded())
+                return await self._decide(job, Loaded(), fresh=True)
             return await self._change(job)
         except HivebusError as error:
             await self._failed(job, error)
@@ -120,7 +120,7 @@ class CommandBus:
 
     async def load(self, noun: str, aggregate_id: str) -> Any:
         """The state of an aggregate as the log has it; NotFound where it has none."""
-        loaded = await self._loaded(noun, aggregate_id)
+        loaded = await self._loaded(noun, aggregate_id, fresh=True)
         if not loaded.position:
             raise unknown(noun, aggregate_id)
         return loaded.state
@@ -157,17 +157,36 @@ class CommandBus:
         """Decide on an aggregate as the log has it."""
         loaded = self._cache.get(job.subject)
         async with loaded.lock:
-            if not loaded.position:
+            fresh = not loaded.position
+            if fresh:
                 await self._read(loaded, job.spec.noun, job.aggregate_id)
             if not loaded.position and not job.spec.upserts:
                 raise unknown(job.spec.noun, job.aggregate_id)
             repeat = await self._repeat(job, loaded)
-            return repeat or await self._decide(job, loaded)
+            return repeat or await self._decide(job, loaded, fresh=fresh)
 
-    async def _decide(self, job: _Job, loaded: Loaded) -> Accepted:
-        """Decide and append; on a conflict, fold what came between and decide again."""
+    async def _decide(self, job: _Job, loaded: Loaded, *, fresh: bool) -> Accepted:
+        """Decide and append; on a conflict, fold what came between and decide again.
+
+        A decision that leaves nothing is not checked by an append, and another process may have changed the aggregate
+        since it was cached: such a one counts only on a `fresh` state.
+        """
         for _ in range(TRIES_MAX):
-            events: Sequence[Event] = job.spec.decide(job.command, loaded.state, job.context)
+            events: Sequence[Event] = ()
+            refused = False
+            try:
+                events = job.spec.decide(job.command, loaded.state, job.context)
+            except Refused:
+                if fresh:
+                    raise
+                refused = True
+            if not fresh and (refused or (not events and job.spec.scope is not Scope.CLIENT)):
+                fresh = True
+                await self._read(loaded, job.spec.noun, job.aggregate_id)
+                repeat = await self._repeat(job, loaded)
+                if repeat is not None:
+                    return repeat
+                continue
             if not events:
                 if job.spec.scope is not Scope.CLIENT:
                     return self._accepted(job, loaded, loaded.state, ())
@@ -289,17 +308,18 @@ class CommandBus:
 
     # --- reading ---
 
-    async def _loaded(self, noun: str, aggregate_id: str) -> Loaded:
+    async def _loaded(self, noun: str, aggregate_id: str, *, fresh: bool = False) -> Loaded:
         if not _ID(aggregate_id):
             return Loaded()
         loaded = self._cache.get(subject_of(noun, aggregate_id))
         async with loaded.lock:
-            if not loaded.position:
+            if fresh or not loaded.position:
                 await self._read(loaded, noun, aggregate_id)
         return loaded
 
     async def _read(self, loaded: Loaded, noun: str, aggregate_id: str) -> None:
-        entries = await self._log.read(subject_of(noun, aggregate_id))
+        """Fold what the log has beyond what is loaded."""
+        entries = await self._log.read(subject_of(noun, aggregate_id), after=loaded.position)
         loaded.catch_up(self._registry.aggregates[noun], [self._codec.decode(entry) for entry in entries])
 
 

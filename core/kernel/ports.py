@@ -62,6 +62,32 @@ class EventLog(Protocol):
         ...
 
 
+class Lease(Protocol):
+    """The right to be the one that does something, among all processes of a fleet. One object, one task that asks.
+
+    `acquire`, work until `lost` returns, begin again; `release` at the end. A holder renews by itself while its loop
+    runs. One that cannot renew stops being it by its own clock, before anybody else can become it; what it had sent
+    by then may arrive later, so what must never count twice carries a fence (the term of a scheduler).
+    """
+
+    @property
+    def held(self) -> bool:
+        """Whether it is ours at this moment; asks nobody, and is right even after the process stood still."""
+        ...
+
+    async def acquire(self) -> None:
+        """Wait until it is ours. Cancelling gives up; what the cancelled call may have got expires by itself."""
+        ...
+
+    async def lost(self) -> None:
+        """Wait until it is not ours any more: released, taken, or not renewed in time. At once if it never was."""
+        ...
+
+    async def release(self) -> None:
+        """Give it back, so that the next one need not wait for it to expire. A repeat is harmless."""
+        ...
+
+
 class Remembered(Struct, frozen=True):
     """An accepted command as the store keeps it."""
 
@@ -102,10 +128,6 @@ class Blobs(Protocol):
 
     async def get(self, sha256: str) -> bytes | None:
         """The bytes, or None. What does not hash to its name is never returned."""
-        ...
-
-    async def delete(self, sha256: str) -> bool:
-        """Erase; whether there was something."""
         ...
 
 

@@ -103,6 +103,7 @@ class Fleet:
         self.timeouts: list[tuple[int, int, str]] = []
         self.orphans: set[str] = set()
         self.unsettled_agents: set[str] = set()
+        self.uneven = False
         self.stranded: dict[Requirement, list[tuple[int, int, str]]] = {}
         self._eligible: dict[Requirement, list[AgentEntry]] = {}
 
@@ -115,6 +116,10 @@ class Fleet:
             found = [agent for agent in self.agents.values() if agent.status == "idle" and can_do(need, agent)]
             self._eligible[need] = found
         return found
+
+    def homes(self, agent: AgentEntry) -> list[HostEntry]:
+        """The hosts where such an agent can live now."""
+        return [host for host in self.hosts.values() if host.session and agent.executor in host.executors]
 
     def strand(self, need: Requirement) -> None:
         """Put a line aside that no agent can serve: it costs nothing until an agent's event brings it back."""
@@ -260,6 +265,7 @@ class Fleet:
         agent_id = commit.aggregate_id
         self._eligible.clear()
         self._unstrand()
+        self.uneven = True
         if isinstance(event, agents.AgentSpawned):
             self.agents[agent_id] = AgentEntry(
                 id=agent_id,
@@ -318,10 +324,12 @@ class Fleet:
             case _:
                 return
         self.orphans.update(id_ for id_ in entry.running if self.tasks[id_].session != entry.session)
+        self.uneven = True
         # A host that appears may take in whoever waits for one, so every agent without a living session is looked at.
-        self.unsettled_agents.update(agent.id for agent in self.agents.values() if not self._lives(agent))
+        self.unsettled_agents.update(agent.id for agent in self.agents.values() if not self.lives(agent))
 
-    def _lives(self, agent: AgentEntry) -> bool:
+    def lives(self, agent: AgentEntry) -> bool:
+        """Whether an agent that may get tasks stands on a session that is alive."""
         host = self.hosts.get(agent.host_id)
         return agent.status == "idle" and host is not None and host.session == agent.session != ""
 
@@ -355,9 +363,10 @@ class Fleet:
         return fleet
 
     def _index(self) -> None:
+        self.uneven = True
         for entry in self.tasks.values():
             self.put_back(entry.id)
-        self.unsettled_agents.update(agent.id for agent in self.agents.values() if not self._lives(agent))
+        self.unsettled_agents.update(agent.id for agent in self.agents.values() if not self.lives(agent))
 
 
 def _deadline_ms(entry: TaskEntry) -> int:

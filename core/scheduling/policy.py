@@ -61,7 +61,8 @@ def next_due_ms(fleet: Fleet) -> int | None:
 
 
 def _agents(fleet: Fleet, overlay: Overlay, under_way: set[str]) -> Iterator[Decision]:
-    """Place agents that live nowhere, stop those whose session is gone, let drained ones go."""
+    """Place agents that live nowhere, stop those whose session is gone, let drained ones go; then even them out."""
+    placed = _placed(fleet) if fleet.unsettled_agents or fleet.uneven else Counter()
     for agent_id in sorted(fleet.unsettled_agents - under_way):
         agent = fleet.agents[agent_id]
         if agent.status == "draining":
@@ -69,17 +70,42 @@ def _agents(fleet: Fleet, overlay: Overlay, under_way: set[str]) -> Iterator[Dec
                 yield Decision(agent_id, RemoveAgent(agent_id=agent_id))
             continue
         home = min(
-            (host for host in fleet.hosts.values() if host.session and agent.executor in host.executors),
-            key=lambda host: (len(host.running) / host.slots, host.id),
+            fleet.homes(agent),
+            key=lambda host: (placed[agent.type, host.id], len(host.running) / host.slots, host.id),
             default=None,
         )
         if home is not None:
+            placed[agent.type, home.id] += 1
             command = StartAgent(agent_id=agent_id, host_id=home.id, session=home.session, term=fleet.term)
             yield Decision(agent_id, command)
         elif agent.session:
             lost = fleet.hosts.get(agent.host_id)
             reason = (lost.lost_reason if lost else "") or "its host left"
             yield Decision(agent_id, StopAgent(agent_id=agent_id, session=agent.session, reason=reason))
+    if fleet.uneven and not any(key in fleet.agents for key in under_way):
+        yield from _evened(fleet, placed)
+
+
+def _placed(fleet: Fleet) -> Counter[tuple[str, str]]:
+    """How many agents of a type live on a host."""
+    return Counter((agent.type, agent.host_id) for agent in fleet.agents.values() if fleet.lives(agent))
+
+
+def _evened(fleet: Fleet, placed: Counter[tuple[str, str]]) -> Iterator[Decision]:
+    """One agent moves from the host with the most of its type to the one with the fewest, if two or more lie between.
+
+    What runs stays where it runs: an attempt belongs to its host's session, not to its agent's.
+    """
+    for agent in sorted(fleet.agents.values(), key=lambda agent: (len(agent.running), agent.id)):
+        homes = fleet.homes(agent) if fleet.lives(agent) else []
+        if len(homes) < 2:
+            continue
+        to = min(homes, key=lambda host: (placed[agent.type, host.id], host.id))
+        if placed[agent.type, agent.host_id] - placed[agent.type, to.id] >= 2:
+            command = StartAgent(agent_id=agent.id, host_id=to.id, session=to.session, term=fleet.term)
+            yield Decision(agent.id, command)
+            return  # its event says whether there is more to do
+    fleet.uneven = False
 
 
 def _orphans(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from core.execution import Attempt, CancelToken, Executor, Outcome, Progress
-from core.host import LeaveHost, RegisterHost
+from core.host import FirstAgent, LeaveHost, RegisterHost
 from core.kernel.errors import HivebusError, NotFound, Refused, Unavailable
 from core.kernel.ids import uuid7
 from core.kernel.ports import Clock
@@ -27,6 +27,7 @@ RETRY_S = 0.2
 ENDED_MAX = 4096
 PROGRESS_EVERY_S = 10.0
 REPORT_PAUSE_S_MAX = 2.0
+SELF_STOP_SHARE = 0.75
 
 
 class _Attempt:
@@ -58,9 +59,17 @@ class AgentHost:
         slots: int = 32,
         beat_s: float = 5.0,
         self_stop_s: float = 15.0,
+        agents: Sequence[FirstAgent] = (),
+        life: str | None = None,
     ) -> None:
         self.host_id = host_id
         self.session = ""
+        self.began = asyncio.Event()
+        # One life of this process; its sessions are numbered. The broker tells a life's end by its connection's name.
+        self.life = life or str(uuid7(clock.now_ms()))
+        self._sessions = 0
+        self._agents = tuple(agents)
+        self._nudged = asyncio.Event()
         self._name = name
         self._executors = executors
         self._control = control
@@ -80,6 +89,11 @@ class AgentHost:
     def running(self) -> int:
         """Attempts that run now."""
         return len(self._attempts)
+
+    @property
+    def registered(self) -> bool:
+        """Whether a session has begun, with everything that belongs to it."""
+        return bool(self.session and self._registered_at)
 
     # --- what the scheduler says ---
 
@@ -125,10 +139,31 @@ class AgentHost:
                 self._stop_if_unanswered()
                 await self._clock.sleep(RETRY_S if isinstance(error, Unavailable) else 0.0)
                 continue
+            if answer.term < self._term:
+                # A scheduler that was deposed and does not know it: whoever leads now has not answered.
+                self._stop_if_unanswered()
+                await self._clock.sleep(RETRY_S)
+                continue
             # The lease runs from when the beat was heard, which is not before it was sent.
             self._answered_at = sent_at
             self._obey(answer)
-            await self._clock.sleep(self._beat_s if answer.alive else RETRY_S)
+            await self._rest(self._beat_s if answer.alive else RETRY_S)
+
+    def nudge(self) -> None:
+        """Beat at once: after a lost connection, the sooner the better."""
+        self._nudged.set()
+
+    async def _rest(self, seconds: float) -> None:
+        waits = [asyncio.create_task(self._clock.sleep(seconds)), asyncio.create_task(self._nudged_once())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self._nudged.clear()
+
+    async def _nudged_once(self) -> None:
+        await self._nudged.wait()
 
     def _patience_s(self, now: float) -> float:
         """How long to wait for an answer: a beat, and never beyond the time to stop by itself."""
@@ -161,28 +196,35 @@ class AgentHost:
         return Beat(host_id=self.host_id, session=self.session, registered_at=self._registered_at, running=running)
 
     async def _register(self) -> None:
-        session = str(uuid7(self._clock.now_ms()))
+        self._sessions += 1
+        session = f"{self.life}.{self._sessions}"
         command = RegisterHost(
             host_id=self.host_id,
             name=self._name,
             session=session,
             executors=sorted(self._executors),
             slots=self._slots,
+            agents=self._agents,
         )
         # The host answers to its new name before the log knows it: the first assignment may follow at once.
         self.session = session
         try:
             async with asyncio.timeout(self._beat_s):
-                accepted = await self._control.execute(command, correlation_id=session)
-            self._registered_at = accepted.position
+                self._registered_at = await self._control.execute(command, correlation_id=session)
             self._answered_at = self._clock.monotonic()
         except BaseException:
             self.session = ""
             raise
+        self.began.set()
         logger.info("Host %s began session %s with %d slots.", self._name, session, self._slots)
 
     def _obey(self, answer: BeatAnswer) -> None:
         self._term = max(self._term, answer.term)
+        if answer.lease_s is not None and self._self_stop_s >= answer.lease_s:
+            self._self_stop_s = answer.lease_s * SELF_STOP_SHARE
+            logger.warning(
+                "The lease is %g s: unanswered, this host stops after %g s.", answer.lease_s, self._self_stop_s
+            )
         if not answer.alive:
             logger.warning("This host's session is over; it ends %d attempts and begins again.", len(self._attempts))
             self._end_session()
@@ -198,6 +240,7 @@ class AgentHost:
 
     def _end_session(self) -> None:
         self.session = ""
+        self._registered_at = 0
         for attempt in list(self._attempts.values()):
             self._end_silently(attempt)
 

@@ -10,8 +10,6 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from core.kernel.command_bus import Accepted
-
 
 class Run(Struct, frozen=True, kw_only=True):
     """Run this attempt."""
@@ -47,10 +45,14 @@ class Beat(Struct, frozen=True, kw_only=True):
 
 
 class BeatAnswer(Struct, frozen=True, kw_only=True):
-    """What the log says about a host. `alive` is false when its session is over: it must begin a new one."""
+    """What the log says about a host. `alive` is false when its session is over: it must begin a new one.
+
+    `lease_s` is how long the scheduler waits for a beat: a host ends its attempts by itself before that.
+    """
 
     alive: bool
     term: int
+    lease_s: float | None = None
     run: tuple[Run, ...] = ()
     cancel: tuple[Cancel, ...] = ()
     void: tuple[tuple[str, int], ...] = ()
@@ -61,12 +63,16 @@ class Control(Protocol):
 
     async def execute(
         self, command: Struct, *, correlation_id: str, cause: int = 0, command_id: str | None = None
-    ) -> Accepted:
-        """Issue a command of scope `host`, caused by a position. Raises what CommandBus.execute raises."""
+    ) -> int:
+        """Issue a command of scope `host`, caused by a position; the position of its commit.
+
+        Raises what CommandBus.execute raises. A lost answer is Unavailable: the same command id makes a repeat
+        harmless. Forbidden for any other command.
+        """
         ...
 
     async def beat(self, beat: Beat) -> BeatAnswer:
-        """Renew the lease. Raises Unavailable while nobody schedules."""
+        """Renew the lease, answered by the leading scheduler alone. Raises Unavailable while nobody leads."""
         ...
 
 

@@ -21,11 +21,12 @@ from core.kernel.commit import Commit, Entry, cause_of
 from core.kernel.errors import HivebusError, NotFound, OutcomeUnknown, Refused, Unavailable
 from core.kernel.ids import uuid7
 from core.kernel.merkle import leaf_hash
-from core.kernel.ports import Clock, EventLog
+from core.kernel.ports import Clock, EventLog, Lease
 from core.scheduling.election import SCHEDULER_ID, ElectScheduler
 from core.scheduling.fleet import Fleet, TaskEntry
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import Decision, decide, next_due_ms
+from core.services.leadership import Kept, hold
 from core.services.link import Beat, BeatAnswer, Cancel, Gateway, Run, Snapshots
 from core.task import CANCEL_GRACE_S, AssignTask, CancelRequested, Task, TaskAssigned
 
@@ -36,6 +37,7 @@ IN_FLIGHT_MAX = 256
 SNAPSHOT_EVERY = 50_000
 TURN_S_MAX = 1.0
 ANNOUNCED_S = 2.0
+SUSPECT_S = 0.8
 
 
 class _Image(msgspec.Struct):
@@ -44,8 +46,18 @@ class _Image(msgspec.Struct):
     fleet: bytes
 
 
+class Deposed(Unavailable):
+    """Another scheduler was elected."""
+
+    default_code = "deposed"
+
+
 class Scheduler:
-    """One leader's life. `run` ends only with an error or by cancellation."""
+    """Folds the fleet, and leads it while it holds the lease. `run` ends only with an error or by cancellation.
+
+    Without a lease it is a follower: it knows the fleet and decides nothing. With one that can be lost it stands by,
+    folding, and may lead again; with one that cannot, another election is an error.
+    """
 
     def __init__(
         self,
@@ -58,6 +70,7 @@ class Scheduler:
         *,
         version: str,
         lease_s: float = 20.0,
+        role: Lease | None = None,
     ) -> None:
         self.fleet = Fleet()
         self.term = 0
@@ -69,27 +82,36 @@ class Scheduler:
         self._snapshots = snapshots
         self._version = version
         self._lease_s = lease_s
+        self._role = role
         self._overlay = Overlay()
         self._beats: dict[str, tuple[str, float]] = {}
         self._looked_at = clock.monotonic()
         self._losing: set[str] = set()
         self._wake = asyncio.Event()
         self._resigned = False
+        self._restored = False
         self._in_flight: set[asyncio.Task[None]] = set()
         self._last: Entry | None = None
         self._saved_at = 0
 
     @property
     def leading(self) -> bool:
-        """Whether the own election has been folded and no newer one has."""
-        return self.term > 0 and self.fleet.term == self.term
+        """Whether the own election has been folded, no newer one has, and the lease is held."""
+        return self.term > 0 and self.fleet.term == self.term and self._role is not None and self._role.held
+
+    @property
+    def folding(self) -> bool:
+        """Whether the fold has begun: what was restored, or followed, stands in `fleet`."""
+        return self._restored
 
     async def run(self) -> None:
-        """Restore, fold to the head, be elected, decide for ever."""
+        """Restore, fold to the head, and with a lease: be elected, decide, for as long as it is held."""
         await self._restore()
+        self._restored = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow())
-            group.create_task(self._lead())
+            if self._role is not None:
+                group.create_task(self._stand(self._role))
 
     def resign(self) -> None:
         """Decide nothing more: what is about to stop must not be given new work."""
@@ -98,7 +120,7 @@ class Scheduler:
 
     async def save(self) -> None:
         """Keep an image of the fold, so that the next start need not read the whole log."""
-        if self._last is None or self._last.position == self._saved_at:
+        if self._last is None or self._last.position == self._saved_at or self._role is None:
             return
         last, fleet = self._last, self.fleet.image()
         leaf = leaf_hash(last.position, last.subject, last.body)
@@ -121,7 +143,14 @@ class Scheduler:
         lost = [(e.id, e.fence) for e in entries if (e.id, e.fence) not in listed and self._silent(e, beat.session)]
         runs = [run for task_id, fence in lost if (run := await self._run_of(task_id, fence)) is not None]
         void = tuple((task_id, fence) for task_id, fence in beat.running if self._is_void(task_id, fence))
-        return BeatAnswer(alive=True, term=self.term, run=tuple(runs), cancel=cancels, void=void)
+        return BeatAnswer(alive=True, term=self.term, lease_s=self._lease_s, run=tuple(runs), cancel=cancels, void=void)
+
+    def suspect(self, host_id: str, life: str) -> None:
+        """The connection of a host's life has ended: its session is given up unless it beats again very soon."""
+        host = self.fleet.hosts.get(host_id)
+        if self.leading and host is not None and host.session.startswith(f"{life}.") and host_id not in self._losing:
+            self._losing.add(host_id)
+            self._start(self._doubt(host_id, host.session))
 
     # --- folding ---
 
@@ -171,8 +200,22 @@ class Scheduler:
 
     # --- deciding ---
 
+    async def _stand(self, role: Lease) -> None:
+        while not self._resigned:
+            await hold(role, self._lead)
+
     async def _lead(self) -> None:
-        await self._elect()
+        try:
+            await self._elect()
+            await self._decide_on()
+        except Deposed as deposed:
+            if isinstance(self._role, Kept):
+                raise
+            logger.warning("%s It stands by.", deposed.sentence)
+        finally:
+            self.term = 0
+
+    async def _decide_on(self) -> None:
         while not self._resigned:
             if self.leading:
                 self._watch_leases()
@@ -192,10 +235,11 @@ class Scheduler:
                 logger.warning("Not elected yet: %s", error.sentence)
                 await self._clock.sleep(1.0)
         self.term = accepted.position
-        while not self.leading:
+        while self.fleet.term < self.term:
             await self._turn()
         # A leader that just began knows no beats: every host gets a whole lease from its first look at it.
         self._beats.clear()
+        logger.info("This scheduler leads in term %d.", self.term)
 
     async def _turn(self) -> None:
         """Wait for something new on the log, a finished command, or a time that is due."""
@@ -209,7 +253,7 @@ class Scheduler:
                 await self._wake.wait()
         self._wake.clear()
         if self.fleet.term > self.term > 0:
-            raise Unavailable("Another scheduler was elected; this one stops.", code="deposed")
+            raise Deposed("Another scheduler was elected; this one decides nothing more.")
 
     def _watch_leases(self) -> None:
         now = self._clock.monotonic()
@@ -226,6 +270,18 @@ class Scheduler:
                 self._losing.add(host.id)
                 reason = f"no beat for {self._lease_s:g} s"
                 self._start(self._lose(LoseHost(host_id=host.id, session=host.session, reason=reason)))
+
+    async def _doubt(self, host_id: str, session: str) -> None:
+        """A broker's restart disconnects healthy hosts too: those beat as soon as they are connected again."""
+        since = self._clock.monotonic()
+        await self._clock.sleep(SUSPECT_S)
+        seen_session, seen = self._beats.get(host_id, ("", since))
+        host = self.fleet.hosts.get(host_id)
+        if host is None or host.session != session or (seen_session == session and seen > since) or not self.leading:
+            self._losing.discard(host_id)
+            return
+        reason = "its connection ended and did not come back"
+        await self._lose(LoseHost(host_id=host_id, session=session, reason=reason))
 
     async def _lose(self, command: LoseHost) -> None:
         try:

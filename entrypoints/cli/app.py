@@ -58,6 +58,12 @@ def _up() -> click.Command:
     return up_verb()
 
 
+def _agent_host() -> click.Command:
+    from entrypoints.cli.machine import agent_host_verb  # noqa: PLC0415
+
+    return agent_host_verb()
+
+
 def _verify() -> click.Command:
     from entrypoints.cli.machine import verify_verb  # noqa: PLC0415
 
@@ -122,6 +128,7 @@ By = dict[str, Callable[[], click.Command]]
 BY_HAND: dict[str, By] = {
     "": {
         "up": _up,
+        "agent-host": _agent_host,
         "status": _status,
         "verify": _verify,
         "rebuild": _rebuild,

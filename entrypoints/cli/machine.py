@@ -1,4 +1,4 @@
-"""The two commands that work on this machine instead of asking a server: `up` and `verify`.
+"""The commands that work on this machine instead of asking a server: `up`, `agent-host` and `verify`.
 
 What they need is imported by name when they run. Every other command starts without it, and the import contracts see
 that the command line itself joins no adapters.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,24 +27,53 @@ UP_DOC = """Start everything: the broker, the log's recorder, the scheduler, age
 
 Runs until Ctrl-C or SIGTERM. Each option is a setting that can as well stand in the environment, as HIVEBUS_<NAME>.
 """
+HOST_DOC = """Run agents on this machine for a server elsewhere, over NATS. It holds a lease and no database.
+
+Beside a server with an embedded broker it needs nothing but the same data directory. For one elsewhere it needs
+HIVEBUS_NATS_URL and its login, HIVEBUS_URL (the API, where large results go) and HIVEBUS_KEY (the server's host.key).
+Ends on Ctrl-C or SIGTERM: what runs is interrupted and queued again at once.
+"""
+# What an agent host reads of the settings; the rest is the server's.
+OF_HOSTS = (
+    "data_dir",
+    "host_name",
+    "slots",
+    "shell_slots",
+    "python_slots",
+    "nats_url",
+    "nats_user",
+    "nats_password_file",
+    "nats_creds",
+    "nats_ca",
+    "nats_cert",
+    "nats_key",
+    "beat_s",
+    "self_stop_s",
+    "grace_s",
+    "log_level",
+)
 
 
-class UpVerb(Verb):
-    """`up`. Its options are the settings, so they are looked up only when this command is meant."""
+class SettingsVerb(Verb):
+    """A command whose options are settings, so they are looked up only when it is meant."""
+
+    def __init__(self, name: str, *, names: Sequence[str] | None = None, **rest: Any) -> None:
+        super().__init__(name, **rest)
+        self._names = names
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """One option per setting, and --help."""
         if not self.params:
-            self.params = setting_options()
+            self.params = setting_options(self._names)
         return super().get_params(ctx)
 
 
-def setting_options() -> list[click.Parameter]:
-    """The settings of the program as options; their values are checked where the settings are."""
+def setting_options(names: Sequence[str] | None = None) -> list[click.Parameter]:
+    """The settings of the program as options, all or these; their values are checked where the settings are."""
     settings = import_module("entrypoints.settings")
     options: list[click.Parameter] = []
     for name, field in settings.Settings.model_fields.items():
-        if name in settings.SECRET:
+        if name in settings.SECRET or (names is not None and name not in names):
             continue  # every user of the machine can read a command line
         default = "" if field.default in (None, "") or field.default_factory else f"  [default: {field.default}]"
         options.append(
@@ -58,7 +88,7 @@ def setting_options() -> list[click.Parameter]:
 
 def up_verb() -> Verb:
     """`up`."""
-    return UpVerb(
+    return SettingsVerb(
         "up",
         callback=up,
         help=UP_DOC,
@@ -69,10 +99,34 @@ def up_verb() -> Verb:
 
 def up(**given: str | None) -> int:
     """Put the options into the environment, where the settings are read, and serve."""
+    return _serve("entrypoints.lifecycle", given)
+
+
+def agent_host_verb() -> Verb:
+    """`agent-host`."""
+    return SettingsVerb(
+        "agent-host",
+        names=OF_HOSTS,
+        callback=agent_host,
+        help=HOST_DOC,
+        short_help="Run agents on this machine for a server elsewhere.",
+        examples=(
+            "hivebus agent-host",
+            "hivebus agent-host --host-name gpu-1 --slots 4 --nats-url tls://nats.lan:4222",
+        ),
+    )
+
+
+def agent_host(**given: str | None) -> int:
+    """As `up`, for the process that runs agents and nothing else."""
+    return _serve("entrypoints.agent_host", given)
+
+
+def _serve(module: str, given: dict[str, str | None]) -> int:
     for name, value in given.items():
         if value is not None:
             os.environ[f"HIVEBUS_{name.upper()}"] = value
-    code: int = import_module("entrypoints.lifecycle").serve()
+    code: int = import_module(module).serve()
     return code
 
 
@@ -100,7 +154,7 @@ def verify(data_dir: str | None, as_json: bool) -> Exit:
     when_interrupted("Interrupted. Nothing was changed.")
     from core.kernel.errors import HivebusError  # noqa: PLC0415 - only this command meets the server's own errors
 
-    bootstrap = import_module("entrypoints.bootstrap")
+    bootstrap = import_module("entrypoints.bootstrap.program")
     started = time.monotonic()
     try:
         found = asyncio.run(bootstrap.verify(root, Told(note)))

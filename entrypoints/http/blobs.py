@@ -23,7 +23,7 @@ def add_blobs(app: Sanic[Any, Any], blobs: StreamingBlobs, door: Door, refuse: C
     """Both directions of the blob store; `refuse` raises while nothing may grow."""
 
     async def put(request: Request, sha256: str) -> HTTPResponse:
-        door.admit(request)
+        door.admit(request, hosts=True)
         check_media(request, OCTETS)
         refuse()
         if not _SHA256(sha256):
@@ -43,7 +43,7 @@ def add_blobs(app: Sanic[Any, Any], blobs: StreamingBlobs, door: Door, refuse: C
         return json_response({"sha256": sha256, "size": size}, 201)
 
     async def get(request: Request, sha256: str) -> HTTPResponse | None:
-        door.admit(request)
+        door.admit(request, hosts=True)
         chunks = await blobs.open_get(sha256) if _SHA256(sha256) else None
         if chunks is None:
             raise NotFound(

@@ -17,6 +17,7 @@ from msgspec import Struct
 from sanic import Request
 
 from core.kernel.errors import Forbidden, StartRefused, Unauthenticated, UnsupportedMedia
+from core.kernel.registry import Scope
 from core.services.dispatch import Principal
 from entrypoints.paths import write_private
 
@@ -51,15 +52,20 @@ class Key(Struct, frozen=True):
 class Door:
     """The authenticator. One instance serves all listeners."""
 
-    def __init__(self, key: Key, *, hosts: frozenset[str] = frozenset()) -> None:
+    def __init__(self, key: Key, *, host_key: Key | None = None, hosts: frozenset[str] = frozenset()) -> None:
         self._principals = {_digest(key.text): Principal(f"key:{key.id}")}
+        if host_key is not None:
+            self._principals[_digest(host_key.text)] = Principal(f"key:{host_key.id}", frozenset({Scope.HOST}))
         self._signing = hashlib.sha256(b"session\0" + key.text.encode()).digest()
         self._owner = Principal(f"key:{key.id}")
         self._hosts = LOOPBACK | hosts
         self._tickets: OrderedDict[str, float] = OrderedDict()
 
-    def admit(self, request: Request) -> Principal:
-        """Who asks. Raises Forbidden for a foreign Host or Origin, Unauthenticated without a valid key."""
+    def admit(self, request: Request, *, hosts: bool = False) -> Principal:
+        """Who asks. Raises Forbidden for a foreign Host or Origin, Unauthenticated without a valid key.
+
+        The key of agent hosts opens what says `hosts`, and nothing else.
+        """
         self.check_origin(request)
         header = request.headers.get("authorization")
         if header is not None:
@@ -72,6 +78,8 @@ class Door:
                 "This call needs the key." if header is None else "This key is not known here.",
                 remedy="Send `Authorization: Bearer <key>`; `hivebus env` prints it.",
             )
+        if not hosts and Scope.CLIENT not in principal.scopes:
+            raise Forbidden("The key of agent hosts is good for blobs only.", remedy="Use the key of admin.key.")
         return principal
 
     def check_origin(self, request: Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -51,6 +52,7 @@ class System:
         scheduler: Scheduler,
         door: Door,
         disk: DiskGuard,
+        not_ready: Callable[[], str | None],
     ) -> None:
         self._vitals = vitals
         self._log = log
@@ -61,6 +63,7 @@ class System:
         self._scheduler = scheduler
         self._door = door
         self._disk = disk
+        self._standing = not_ready
         self._measuring = asyncio.Lock()
         self._process = psutil.Process()
         self._process.cpu_percent()
@@ -97,9 +100,7 @@ class System:
             return "This program is stopping."
         if not await self._log.healthy():
             return "The broker does not answer."
-        if not self._scheduler.leading:
-            return "No scheduler leads yet."
-        return None
+        return self._standing()
 
     async def _status(self, request: Request) -> HTTPResponse:
         """Anybody may ask, without a key: so one asker at a time is measured for."""

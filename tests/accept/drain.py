@@ -21,9 +21,11 @@ from core.actions import registry as make_registry
 from core.agent import SpawnAgent
 from core.execution import Attempt, CancelToken, Outcome, Progress
 from core.kernel.codec import Codec
-from core.kernel.command_bus import Accepted, Caller, CommandBus
+from core.kernel.command_bus import Caller, CommandBus
 from core.kernel.errors import Refused
 from core.services.agent_host import AgentHost
+from core.services.host_door import HostDoor
+from core.services.leadership import Kept
 from core.services.link import Beat, BeatAnswer
 from core.services.scheduler import Scheduler
 from core.task import SubmitTask
@@ -122,7 +124,7 @@ class HeldBack:
 
     async def execute(
         self, command: Struct, *, correlation_id: str, cause: int = 0, command_id: str | None = None
-    ) -> Accepted:
+    ) -> int:
         await self.free.wait()
         try:
             return await self._control.execute(
@@ -169,9 +171,10 @@ async def _held_back(options: Options) -> Figures:
     codec = Codec(registry)
     bus = CommandBus(log, registry, codec, clock, store)
     gateway = LocalGateway()
-    scheduler = Scheduler(log, bus, codec, clock, gateway, NoSnapshots(), version="test", lease_s=lease_s)
+    scheduler = Scheduler(log, bus, codec, clock, gateway, NoSnapshots(), version="test", lease_s=lease_s, role=Kept())
     executors = [Deaf(), Deaf()]
-    controls = [HeldBack(LocalControl(bus, scheduler, f"host:{name}")) for name in "ab"]
+    door = HostDoor(bus, registry)
+    controls = [HeldBack(LocalControl(door, scheduler.beat, f"host-{name}")) for name in "ab"]
     hosts = [
         AgentHost(f"host-{name}", name, {"command": executor}, control, clock, beat_s=beat_s, self_stop_s=stop_s)
         for name, executor, control in zip("ab", executors, controls, strict=True)

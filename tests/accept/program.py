@@ -125,14 +125,24 @@ class Program:
         ports = {f"HIVEBUS_{name}_PORT": "0" for name in ("API", "UI", "TOOLS", "METRICS")}
         return os.environ | ports | {"HIVEBUS_DATA_DIR": str(self.root), **self._settings}
 
-    def start(self) -> float:
-        """Start and wait until it is ready; the seconds it took."""
-        (self.root / "connection.json").unlink(missing_ok=True)
-        began = time.monotonic()
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def launch(self) -> None:
+        """Start without waiting: a process without the role `api` says nowhere that it is ready."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "entrypoints", "up"], env=self.environment(), stdout=log, stderr=log
             )
+
+    def start(self) -> float:
+        """Start and wait until it is ready; the seconds it took."""
+        (self.root / "connection.json").unlink(missing_ok=True)
+        began = time.monotonic()
+        self.launch()
+        assert self._process is not None
         while time.monotonic() - began < START_S_MAX:
             if self._process.poll() is not None:
                 break

@@ -122,6 +122,16 @@ async def test_any_path_will_do_for_a_data_directory(tmp_path: Path) -> None:
         assert await log.append(TASK, new_id(), b"x", expected=0) == 1
 
 
+async def test_a_chosen_port_stays_the_same_unless_somebody_took_it(tmp_path: Path) -> None:
+    async with started(tmp_path) as broker:
+        port = broker.port
+    async with started(tmp_path) as again:
+        assert again.port == port
+    with socket.create_server(("127.0.0.1", port)):
+        async with started(tmp_path) as elsewhere:
+            assert elsewhere.port != port
+
+
 async def test_a_taken_port_is_refused_with_the_words_of_the_broker(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         broker = EmbeddedServer(tmp_path, port=stranger.getsockname()[1])

@@ -33,7 +33,7 @@ from core.kernel.codec import Codec
 from core.kernel.command_bus import Caller, CommandBus
 from core.kernel.ids import uuid7
 from core.task import SubmitTask
-from entrypoints.lifecycle import tune
+from entrypoints.process import tune
 from tests.bench.raw_batches import RawBatches
 
 APPENDS = 20_000

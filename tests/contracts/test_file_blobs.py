@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from adapters.blobs.files import FileBlobs
-from tests.contracts.blobs import BlobsContract, WallClock, name_of
+from tests.contracts.blobs import StreamingBlobsContract, WallClock, name_of
 
 
 def files_beneath(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-class TestFileBlobs(BlobsContract):
+class TestFileBlobs(StreamingBlobsContract):
     @pytest.fixture
     def blobs(self, tmp_path: Path, clock: WallClock) -> FileBlobs:
         return FileBlobs(tmp_path, now_s=clock)

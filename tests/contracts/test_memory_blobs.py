@@ -4,10 +4,10 @@ import pytest
 
 from adapters.memory.blobs import MemoryBlobs
 from core.kernel.errors import Unavailable
-from tests.contracts.blobs import BlobsContract, WallClock
+from tests.contracts.blobs import StreamingBlobsContract, WallClock
 
 
-class TestMemoryBlobs(BlobsContract):
+class TestMemoryBlobs(StreamingBlobsContract):
     @pytest.fixture
     def blobs(self, clock: WallClock) -> MemoryBlobs:
         return MemoryBlobs(now_s=clock)

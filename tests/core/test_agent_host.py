@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from core.execution import Attempt, Outcome, Progress
 from core.host import LeaveHost, RegisterHost
-from core.kernel.command_bus import Accepted
 from core.kernel.errors import NotFound, Refused, Unavailable
 from core.services.agent_host import PROGRESS_EVERY_S, STARTED_AFTER_S, AgentHost
 from core.services.link import Beat, BeatAnswer, Cancel, Run
@@ -20,9 +19,7 @@ from tests.given import NOW_MS, Going, HandExecutor, ManualClock, quiet, running
 
 BEAT_S = 5.0
 SELF_STOP_S = 15.0
-ACCEPTED = Accepted(
-    position=1, aggregate_id="t", before=None, state=None, events=(), time_ms=NOW_MS, correlation_id="c"
-)
+ACCEPTED = 1
 
 
 class Control:
@@ -38,7 +35,7 @@ class Control:
 
     async def execute(
         self, command: Struct, *, correlation_id: str, cause: int = 0, command_id: str | None = None
-    ) -> Accepted:
+    ) -> int:
         self.said.append(command)
         self.calls.append((correlation_id, cause, command_id))
         if self.errors and not isinstance(command, RegisterHost):
@@ -126,7 +123,7 @@ async def world() -> AsyncIterator[World]:
 
 
 def beat_of(session: str, *held: tuple[str, int]) -> Beat:
-    return Beat(host_id="h", session=session, registered_at=ACCEPTED.position, running=held)
+    return Beat(host_id="h", session=session, registered_at=ACCEPTED, running=held)
 
 
 def failed(outcome: Any, error: str, **more: Any) -> FailTask:
@@ -192,6 +189,42 @@ async def test_a_fence_is_never_run_twice(world: World) -> None:
     await until(lambda: world.host.running == 0, "the end")
     await world.beaten(BeatAnswer(alive=True, term=1, run=(order,)))
     assert len(world.hand.going) == 1
+
+
+async def test_the_answer_of_a_scheduler_that_was_deposed_is_no_answer(world: World) -> None:
+    going = await world.begun(term=5)
+    world.control.answers = [BeatAnswer(alive=False, term=4)] * 100
+    for _ in range(4):
+        world.clock.advance(BEAT_S)
+        await quiet()
+    assert going.token.cancelled.is_set(), "nobody renewed its lease"
+    assert world.control.reports() == []
+
+
+async def test_a_host_stops_by_itself_before_the_schedulers_lease_whatever_its_own_setting_says(world: World) -> None:
+    going = await world.begun()
+    await world.beaten(BeatAnswer(alive=True, term=1, lease_s=8.0))
+    world.control.silent = True
+    world.clock.advance(BEAT_S)
+    await quiet()
+    assert not going.token.cancelled.is_set()
+    world.clock.advance(1.3)
+    await until(going.token.cancelled.is_set, "the end of the attempt")
+
+
+async def test_a_nudged_host_beats_at_once_and_then_as_before(world: World) -> None:
+    world.host.nudge()
+    await until(lambda: len(world.control.beats) == 2, "the beat")
+    await quiet()
+    await world.beaten()
+    assert len(world.control.beats) == 3
+
+
+async def test_the_sessions_of_one_life_are_numbered(world: World) -> None:
+    assert world.host.session == f"{world.host.life}.1"
+    await world.beaten(BeatAnswer(alive=False, term=1))
+    world.clock.advance(0.2)
+    await until(lambda: world.host.session == f"{world.host.life}.2", "another session")
 
 
 async def test_an_unanswered_host_without_attempts_keeps_its_session(world: World) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from adapters.memory.log import MemoryLog
 from adapters.memory.store import MemoryStore
-from core.host import Host, RegisterHost
+from core.host import Host, HostLost, LoseHost, RegisterHost
 from core.kernel.command_bus import TRIES_MAX, Accepted, CommandBus
 from core.kernel.commit import Commit, Entry, commit_id_of, fingerprint_of, subject_of
 from core.kernel.errors import KeyReused, NotFound, OutcomeUnknown, Refused, TooLarge, Unavailable
@@ -204,6 +204,38 @@ async def test_a_command_too_large_for_the_log_leaves_nothing_and_breaks_nothing
         await bus.execute(submit(parameters={"argv": ["x" * 100_000] * 3}), caller(1))
     assert await log.head() == 0
     assert (await bus.execute(submit(), caller(1))).position == 1
+
+
+# Several buses on one log
+
+
+async def test_what_another_bus_changed_is_seen_before_a_command_is_refused(bus: CommandBus, log: MemoryLog) -> None:
+    other = bus_on(log)
+    await bus.execute(submit(), caller(1))
+    assigned = AssignTask(task_id=TASK, agent_id="a", host_id="h", session="s", term=1)
+    fence = (await other.execute(assigned, caller(2))).position
+    done = CompleteTask(task_id=TASK, fence=fence, started_ms=NOW_MS, result={})
+    assert (await bus.execute(done, caller(3))).state.status == "completed"
+    assert (await other.execute(done, caller(3))).repeated, "its own commit, come by the other bus"
+    with pytest.raises(Refused):
+        await other.execute(done, caller(4))
+
+
+async def test_what_another_bus_changed_is_seen_before_nothing_is_to_do(bus: CommandBus, log: MemoryLog) -> None:
+    other = bus_on(log)
+    for number, session in ((1, "s1"), (2, "s2")):
+        sender = bus if number == 1 else other
+        await sender.execute(
+            RegisterHost(host_id="h", name="box", session=session, executors=[], slots=1), caller(number)
+        )
+    await bus.execute(LoseHost(host_id="h", session="s2", reason="silent"), caller(3))
+    assert [type(event) for commit in await commits_of(log) for event in commit.events][-1] is HostLost
+
+
+async def test_a_load_shows_what_another_bus_changed(bus: CommandBus, log: MemoryLog) -> None:
+    await bus.execute(submit(), caller(1))
+    await bus_on(log).execute(CancelTask(task_id=TASK), caller(2))
+    assert (await bus.load("task", TASK)).status == "cancelled"
 
 
 # Repeats
@@ -465,10 +497,10 @@ async def test_a_cached_aggregate_is_not_read_again_until_its_time_is_over() -> 
     await bus.execute(submit(), caller(1))
     for _ in range(3):  # each use makes it young again
         clock.advance(10.0)
-        await bus.load("task", TASK)
+        await bus.position_of("task", TASK)
     assert log.reads == 0
     clock.advance(10.5)
-    await bus.load("task", TASK)
+    await bus.position_of("task", TASK)
     assert log.reads == 1
 
 
@@ -478,9 +510,9 @@ async def test_the_cache_is_bounded_and_what_fell_out_is_read_again() -> None:
     for number in (1, 2, 3):
         await bus.execute(submit(), caller(number))
     assert len(bus._cache._items) == 2
-    await bus.load("task", str(derive(command_id(3), "task")))
+    await bus.position_of("task", str(derive(command_id(3), "task")))
     assert log.reads == 0
-    assert (await bus.load("task", TASK)).status == "queued"
+    assert await bus.position_of("task", TASK) == 1
     assert log.reads == 1
 
 

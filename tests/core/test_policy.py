@@ -118,6 +118,35 @@ def test_a_new_session_takes_in_the_agents_of_the_old_one() -> None:
     assert scene.decides() == [place("a", "h", "s2")]
 
 
+def test_agents_of_one_type_are_spread_over_the_hosts() -> None:
+    scene = Scene().host("h1").host("h2").agent("a", "h1").has("agent", "b", spawned()).has("agent", "c", spawned())
+    assert scene.decides() == [place("b", "h2"), place("c", "h1")]
+
+
+def test_a_host_that_comes_takes_an_agent_from_the_one_that_has_two_more() -> None:
+    scene = Scene().host("h1").agent("a", "h1").agent("b", "h1").host("h2")
+    scene.task(agent_id="a").has("task", "t", assigned(agent_id="a", host_id="h1"))
+    assert scene.decides() == [place("b", "h2")], "the one that has less to do moves"
+    scene.has("agent", "b", started(host_id="h2", session="s1"))
+    assert scene.decides() == []
+
+
+def test_an_agent_that_works_moves_too_and_its_attempt_stays() -> None:
+    scene = Scene().host("h1").agent("a", "h1", slots=4).agent("b", "h1", slots=4).host("h2")
+    for agent in "ab":
+        scene.task(f"t{agent}", agent_id=agent).has("task", f"t{agent}", assigned(agent_id=agent, host_id="h1"))
+    assert scene.decides() == [place("a", "h2")]
+    scene.has("agent", "a", started(host_id="h2", session="s1"))
+    assert scene.decides() == [], "nothing is lost, nothing moves back"
+    assert scene.fleet.hosts["h1"].running == {"ta", "tb"}
+
+
+def test_agents_move_for_their_own_type_and_executor_only() -> None:
+    scene = Scene().host("h1").agent("a", "h1").agent("b", "h1", type="other").host("h2", executors=["command"])
+    scene.agent("c", "h1", executor="python", type="python").agent("d", "h1", executor="python", type="python")
+    assert scene.decides() == []
+
+
 def test_a_draining_agent_goes_after_its_last_task() -> None:
     scene = Scene().host().agent().task().has("task", "t", assigned()).has("agent", "a", AgentDraining())
     assert scene.decides() == []

@@ -13,6 +13,7 @@ import pytest
 from msgspec import Struct
 
 from adapters.memory.hosts import LocalControl, LocalGateway
+from adapters.memory.lease import MemoryLeases
 from adapters.memory.log import MemoryLog
 from adapters.memory.store import MemoryStore
 from core.agent import SpawnAgent
@@ -22,9 +23,13 @@ from core.kernel.command_bus import Accepted, Caller, CommandBus
 from core.kernel.commit import Commit, Entry, Event, subject_of
 from core.kernel.errors import OutcomeUnknown, Unavailable
 from core.kernel.outcomes import RefusalsSuppressed
+from core.kernel.ports import Lease
+from core.scheduling.election import SCHEDULER_ID, ElectScheduler
 from core.services.agent_host import AgentHost
+from core.services.host_door import HostDoor
+from core.services.leadership import Kept
 from core.services.link import Beat, BeatAnswer, Cancel, Gateway, Run
-from core.services.scheduler import ANNOUNCED_S, Scheduler
+from core.services.scheduler import ANNOUNCED_S, SUSPECT_S, Scheduler
 from core.task import (
     AttemptEnded,
     CancelRequested,
@@ -136,7 +141,12 @@ class World:
         self.scheduler = self.another(images=self.images, gateway=gateway)
 
     def another(
-        self, *, images: Images | None = None, gateway: Gateway | None = None, version: str = "v1"
+        self,
+        *,
+        images: Images | None = None,
+        gateway: Gateway | None = None,
+        version: str = "v1",
+        role: Lease | None = None,
     ) -> Scheduler:
         """One more scheduler on this log."""
         return Scheduler(
@@ -148,6 +158,7 @@ class World:
             images or Images(),
             version=version,
             lease_s=LEASE_S,
+            role=role or Kept(),
         )
 
     async def does(self, command: Struct) -> Accepted:
@@ -262,7 +273,52 @@ async def test_a_scheduler_stops_when_another_was_elected_and_the_other_leads_on
         with pytest.raises(ExceptionGroup) as caught:
             await deposed
     assert [getattr(error, "code", None) for error in caught.value.exceptions] == ["deposed"]
-    assert (world.scheduler.leading, other.term) == (False, 2)
+    assert (world.scheduler.leading, other.fleet.term) == (False, 2)
+
+
+async def test_of_two_that_may_lead_one_does_and_the_other_follows_at_once_when_it_is_cut_off() -> None:
+    world, leases = World(), MemoryLeases(ttl_s=0.3)
+    roles = [leases.lease("scheduler") for _ in range(2)]
+    first, second = (world.another(role=role) for role in roles)
+    async with running(first.run()):
+        await until(lambda: first.leading, "the first leader")
+        async with running(second.run()):
+            await world.does(submit())
+            await until(lambda: second.fleet.position == 2, "the fold of the one that stands by")
+            assert not second.leading
+            roles[0].reachable = False
+            await until(lambda: second.leading, "the second leader")
+            assert (first.leading, second.term) == (False, second.fleet.term)
+            with pytest.raises(Unavailable):
+                await first.beat(beat())
+            roles[0].reachable = True
+        await until(lambda: first.leading, "the first again")
+    assert (await world.events("scheduler"))[3:] == []
+
+
+async def test_a_deposed_scheduler_that_may_lead_again_stands_by_instead_of_ending() -> None:
+    world = World()
+    other = world.another(role=MemoryLeases(ttl_s=30).lease("scheduler"))
+    async with running(other.run()):
+        await until(lambda: other.leading, "the election")
+        await world.does(ElectScheduler(scheduler_id=SCHEDULER_ID, leader="a third"))
+        await until(lambda: other.fleet.leader not in ("", "a third"), "an election after that of the third")
+        await until(lambda: other.leading, "the lead")
+
+
+async def test_without_a_role_the_fleet_is_known_and_nothing_is_decided() -> None:
+    world = World()
+    images = Images()
+    follower = world.another(images=images)
+    follower._role = None
+    async with running(follower.run()):
+        await world.does(RegisterHost(host_id="h", name="box", session="s1", executors=["command"], slots=8))
+        await world.does(SpawnAgent(type="shell"))
+        await world.does(submit())
+        await until(lambda: follower.fleet.position == 3, "the fold")
+        assert (len(follower.fleet.tasks), follower.leading) == (1, False)
+        await follower.save()
+    assert (await world.log.head(), images.image) == (3, None)
 
 
 async def test_an_election_that_the_log_does_not_take_is_tried_again() -> None:
@@ -272,7 +328,7 @@ async def test_an_election_that_the_log_does_not_take_is_tried_again() -> None:
         await until(lambda: world.clock.sleeping == 1, "the pause")
         world.clock.advance(1.0)
         await until(lambda: world.scheduler.leading, "the election")
-    assert world.scheduler.term == 1
+    assert world.scheduler.fleet.term == 1
 
 
 # Deciding
@@ -378,7 +434,7 @@ async def test_a_beat_of_a_session_that_the_log_does_not_know_ends_that_session(
     assert await world.scheduler.beat(beat(("t", 1))) == BeatAnswer(alive=False, term=1, void=(("t", 1),))
     await world.has_fleet()
     assert await world.scheduler.beat(beat(session="s0")) == BeatAnswer(alive=False, term=1)
-    assert await world.scheduler.beat(beat()) == BeatAnswer(alive=True, term=1)
+    assert await world.scheduler.beat(beat()) == BeatAnswer(alive=True, term=1, lease_s=LEASE_S)
 
 
 async def test_a_beat_offers_again_what_must_have_been_lost_on_its_way(world: World) -> None:
@@ -388,7 +444,7 @@ async def test_a_beat_offers_again_what_must_have_been_lost_on_its_way(world: Wo
     world.clock.advance(ANNOUNCED_S + 0.001)
     assert (await world.scheduler.beat(beat())).run == (order,)
     assert (await world.scheduler.beat(beat((order.task_id, order.fence - 1)))).run == (order,)
-    assert await world.scheduler.beat(beat(held)) == BeatAnswer(alive=True, term=1)
+    assert await world.scheduler.beat(beat(held)) == BeatAnswer(alive=True, term=1, lease_s=LEASE_S)
 
 
 async def test_a_beat_names_what_is_void_and_never_what_the_fold_has_not_reached(world: World) -> None:
@@ -406,7 +462,7 @@ async def test_a_cancel_is_passed_on_at_once_and_again_with_each_beat(world: Wor
     assert world.post.cancels == [("h", cancel)]
     for _ in range(2):
         answer = await world.scheduler.beat(beat((order.task_id, order.fence)))
-        assert answer == BeatAnswer(alive=True, term=1, cancel=(cancel,))
+        assert answer == BeatAnswer(alive=True, term=1, lease_s=LEASE_S, cancel=(cancel,))
 
 
 # Leases
@@ -429,6 +485,56 @@ async def test_a_silent_host_is_lost_after_its_lease_and_its_tasks_go_elsewhere(
         outcome="lease_expired",
         error="Its host was lost: no beat for 20 s.",
     )
+
+
+async def has_host(world: World, session: str) -> None:
+    await world.does(RegisterHost(host_id="h", name="box", session=session, executors=["command"], slots=8))
+    await until(lambda: "h" in world.fleet.hosts and world.fleet.hosts["h"].session == session, "the host")
+
+
+async def test_a_host_whose_connection_ended_is_lost_unless_it_beats_again_at_once(world: World) -> None:
+    await has_host(world, "life.1")
+    world.scheduler.suspect("h", "life")
+    await quiet()
+    world.clock.advance(SUSPECT_S - 0.001)
+    await quiet()
+    assert HostLost not in map(type, await world.events("host"))
+    world.clock.advance(0.002)
+    await until(lambda: world.fleet.hosts["h"].session == "", "the loss")
+    reason = "its connection ended and did not come back"
+    assert (await world.events("host"))[-1] == HostLost(session="life.1", reason=reason)
+
+
+async def test_a_host_that_is_connected_again_loses_nothing(world: World) -> None:
+    await has_host(world, "life.1")
+    world.scheduler.suspect("h", "life")
+    await quiet()
+    world.clock.advance(0.1)
+    await world.scheduler.beat(beat(session="life.1"))
+    world.clock.advance(SUSPECT_S)
+    await world.nudge()
+    assert HostLost not in map(type, await world.events("host"))
+
+
+@pytest.mark.parametrize("life", ["earlier", "lif", ""])
+async def test_the_end_of_another_lifes_connection_means_nothing(world: World, life: str) -> None:
+    await has_host(world, "life.1")
+    world.scheduler.suspect("h", life)
+    world.scheduler.suspect("unknown", "life")
+    await quiet()
+    world.clock.advance(SUSPECT_S + 0.1)
+    await world.nudge()
+    assert HostLost not in map(type, await world.events("host"))
+
+
+async def test_a_session_that_began_meanwhile_is_not_the_one_that_was_doubted(world: World) -> None:
+    await has_host(world, "life.1")
+    world.scheduler.suspect("h", "life")
+    await quiet()
+    await has_host(world, "life.2")
+    world.clock.advance(SUSPECT_S + 0.1)
+    await world.nudge()
+    assert HostLost not in map(type, await world.events("host"))
 
 
 async def test_a_beat_renews_the_lease(world: World) -> None:
@@ -542,7 +648,7 @@ async def together(slots: int = 4) -> AsyncIterator[tuple[World, AgentHost, Hand
     gateway = LocalGateway()
     world = World(gateway=gateway)
     hand = HandExecutor()
-    control = LocalControl(world.bus, world.scheduler, "host:h")
+    control = LocalControl(HostDoor(world.bus, REGISTRY), world.scheduler.beat, "h")
     host = AgentHost("h", "box", {"command": hand}, control, world.clock, slots=slots)
     gateway.add(host)
     async with leading(world), running(host.live()):

@@ -146,7 +146,7 @@ def test_up_puts_options_into_the_environment_and_ends_as_the_server_did(
     options = setting_options()
     environment: dict[str, str] = {}
     modules(monkeypatch, serve=lambda: code)
-    monkeypatch.setattr(machine, "setting_options", lambda: options)
+    monkeypatch.setattr(machine, "setting_options", lambda _names: options)
     monkeypatch.setattr(machine, "os", SimpleNamespace(environ=environment))
     result = run("up", "--ui-port", "8000", "--profile", "fast", "--data-dir", "here")
     assert result.exit_code == code

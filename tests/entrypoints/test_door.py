@@ -163,3 +163,15 @@ def test_a_cookie_that_was_not_written_here_is_no_cookie(program: RunningProgram
     for value in forged:
         headers: Any = {"Cookie": b"hivebus_session=" + value.encode()}
         problem(program.client.get(f"{program.url}/api/queue", headers=headers), 401, "unauthenticated")
+
+
+def test_the_key_of_agent_hosts_opens_blobs_and_nothing_else(program: RunningProgram) -> None:
+    path = program.root / "host.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    key = {"Authorization": f"Bearer {path.read_text().strip()}"}
+    for method, target in CALLS:
+        response = ask(program, method, target, **key)
+        if target.startswith("/api/blobs"):
+            assert response.status_code in (404, 415), response.text
+        else:
+            problem(response, 403, "forbidden")

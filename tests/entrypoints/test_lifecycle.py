@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from entrypoints.lifecycle import _end
+from entrypoints.process import end
 from tests.entrypoints.problem import problem
 from tests.entrypoints.program import RunningProgram, alive, until
 
@@ -190,7 +190,7 @@ async def test_a_service_that_loses_one_cancellation_ends_all_the_same() -> None
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     async with asyncio.timeout(5):
-        await _end([task])
+        await end([task])
     assert ended.is_set()
     assert task.cancelled()
 

@@ -1,4 +1,4 @@
-"""The composition root: the only place that joins ports to adapters."""
+"""The program: log, store, views, scheduler, a host and the listeners, joined."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import asyncio
 import hashlib
 import inspect
 import logging
-import os
 import secrets
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
-from sanic import Sanic
+from msgspec.structs import replace
 
 import core.scheduling.fleet
 import core.task.events
 from adapters.blobs.files import FileBlobs
 from adapters.clock import SystemClock
 from adapters.disk import FileSystem
-from adapters.executors.command import CommandExecutor
 from adapters.executors.host import Host
-from adapters.executors.python import PythonExecutor
+from adapters.jetstream import hosts
+from adapters.jetstream.advisories import watch_disconnects
 from adapters.jetstream.broker import Broker
 from adapters.jetstream.channel import ClientChannel
 from adapters.jetstream.connection import connect_to, ensure_stream
+from adapters.jetstream.hosts import NatsControl, NatsGateway
+from adapters.jetstream.lease import JetStreamLeases
 from adapters.jetstream.log import JetStreamLog
+from adapters.jetstream.wire import WireClient
 from adapters.memory.hosts import LocalControl, LocalGateway
 from adapters.secrets import FileSecrets
 from adapters.snapshots import FileSnapshots
@@ -38,51 +39,53 @@ from adapters.sql.verify import verify as verify_views
 from adapters.sql.views import SqlViews
 from adapters.telemetry import EVENTS_DROPPED, EVENTS_PUBLISHED
 from core.actions import registry as make_registry
-from core.agent import SpawnAgent
 from core.kernel.codec import Codec
-from core.kernel.command_bus import Caller, CommandBus
-from core.kernel.ids import derive, from_key, uuid7
+from core.kernel.command_bus import CommandBus
+from core.kernel.errors import StartRefused
+from core.kernel.ports import Lease
 from core.kernel.registry import Registry
 from core.kernel.subjects import CLIENT_USER
 from core.services.agent_host import AgentHost
 from core.services.disk import DiskGuard, Marks
 from core.services.dispatch import Dispatcher, Principal
+from core.services.host_door import HostDoor
+from core.services.leadership import Kept, hold
+from core.services.link import Beat, BeatAnswer
 from core.services.log_care import compare, refuse_unless_equal
 from core.services.pace import Pace
+from core.services.position_follower import PositionFollower
 from core.services.positions import PositionGate
 from core.services.projector import Projector
 from core.services.recorder import Recorder
 from core.services.relay import Relay
 from core.services.scheduler import Scheduler
 from core.services.vault import Vault
-from entrypoints.http.aliases import add_aliases
-from entrypoints.http.blobs import add_blobs
+from entrypoints.bootstrap.agents import Identity, kept, make_host
 from entrypoints.http.door import Door, load_key
-from entrypoints.http.events import add_events
-from entrypoints.http.listener import make_app
-from entrypoints.http.pages import add_pages
-from entrypoints.http.rest import add_queries, add_routes
 from entrypoints.http.system import System, Vitals
 from entrypoints.nats.commands import Commands
-from entrypoints.paths import admin_key_file, write_private
+from entrypoints.paths import admin_key_file, host_key_file
+from entrypoints.roles import AGENTS, RECORDER, SCHEDULER
 from entrypoints.settings import Settings
 from entrypoints.views import renew as renew_views
 from projections.catalogue import QUERIES, VIEWS
 
 logger = logging.getLogger("hivebus")
 
-SYSTEM = "system:setup"
-
 # Of a busy process's time; what is left belongs to commands. Beyond the lag (in commits) nobody rests.
 RECORDER_SHARE = 0.06
 PROJECTOR_SHARE = 0.08
 RELAY_SHARE = 0.05
 LAG_MAX = 50_000
+# A recorder that went down gives its lease back, or loses it after 12 s.
+SOLE_S = 30.0
 
 
 class Program(Struct, frozen=True, kw_only=True):
-    """Everything that runs, joined and not yet started."""
+    """Everything that runs in this process, joined and not yet started: what its roles say."""
 
+    roles: frozenset[str]
+    recording: Lease
     registry: Registry
     bus: CommandBus
     log: JetStreamLog
@@ -92,7 +95,9 @@ class Program(Struct, frozen=True, kw_only=True):
     projector: Projector
     relay: Relay
     scheduler: Scheduler
-    host: AgentHost
+    follower: PositionFollower
+    host: AgentHost | None
+    host_door: HostDoor
     dispatcher: Dispatcher
     commands: Commands
     door: Door
@@ -106,65 +111,33 @@ class Program(Struct, frozen=True, kw_only=True):
 
     def services(self) -> list[Coroutine[Any, Any, None]]:
         """The loops. One that ends brings the program down."""
-        return [
-            self.disk.run(),
-            self.log.watch(),
-            self.recorder.run(),
-            self.projector.run(),
-            self.relay.run(),
-            self.scheduler.run(),
-            self._refusals(),
-        ]
+        writes = self._record() if RECORDER in self.roles else self.follower.run()
+        return [self.disk.run(), self.log.watch(), self.scheduler.run(), self._refusals(), writes]
+
+    async def _record(self) -> None:
+        """Record and project whenever the role is ours. Store and views are files of this machine alone."""
+        within_s: float | None = SOLE_S
+        while True:
+            try:
+                await hold(self.recording, self._write, within_s=within_s)
+            except TimeoutError:
+                raise StartRefused(
+                    "Another recorder writes the store of this broker, on another machine or in another directory.",
+                    code="already_running",
+                    remedy="With SQLite there is one: stop that one, or start this process there with other roles.",
+                ) from None
+            within_s = None
+
+    async def _write(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.recorder.run())
+            group.create_task(self.projector.run())
+            group.create_task(self.relay.run())
 
     async def _refusals(self) -> None:
         while True:
             await asyncio.sleep(1.0)
             await self.bus.refusals.flush()
-
-    async def spawn_first_agents(self, settings: Settings) -> None:
-        """On a fresh log: one agent of each built-in type. Whoever retires one keeps it retired."""
-        shell_slots = settings.shell_slots or max(2, os.cpu_count() or 2)
-        for kind, slots in (("shell", shell_slots), ("python", settings.python_slots)):
-            command_id = from_key(SYSTEM, f"first agent {kind}")
-            if not await self.bus.position_of("agent", str(derive(command_id, "agent"))):
-                command = SpawnAgent(type=kind, name=kind, slots=slots)
-                await self.bus.execute(command, Caller(actor=SYSTEM, command_id=command_id))
-
-    def api_app(self) -> Sanic[Any, Any]:
-        """The REST API."""
-        app = make_app("hivebus-api", first=True)
-        self._add_api(app)
-        return app
-
-    def ui_app(self) -> Sanic[Any, Any]:
-        """The page, and the API beside it so that the page has one origin."""
-        app = make_app("hivebus-ui", first=False)
-        self._add_api(app)
-        add_pages(app)
-        return app
-
-    def tools_app(self) -> Sanic[Any, Any]:
-        """For tools that look and never touch: every query, as of any position, and the events to replay."""
-        app = make_app("hivebus-tools", first=False)
-        add_queries(app, self.registry, self.dispatcher, self.door)
-        add_events(app, self.store, self.codec, self.recorded, self.door)
-        self.system.add_health(app)
-        return app
-
-    def metrics_app(self) -> Sanic[Any, Any]:
-        """Prometheus metrics and health, nothing else."""
-        app = make_app("hivebus-metrics", first=False)
-        self.system.add_health(app)
-        self.system.add_metrics(app)
-        return app
-
-    def _add_api(self, app: Sanic[Any, Any]) -> None:
-        add_routes(app, self.registry, self.dispatcher, self.door)
-        add_aliases(app, self.bus, self.dispatcher, self.door)
-        add_events(app, self.store, self.codec, self.recorded, self.door)
-        add_blobs(app, self.blobs, self.door, self.disk.refuse_growth)
-        self.system.add_health(app)
-        self.system.add_api(app)
 
 
 @asynccontextmanager
@@ -173,12 +146,14 @@ async def joined(
 ) -> AsyncIterator[Program]:
     """Open everything on a running broker, in the order of dependence; close it in the other order.
 
-    Raises Stopped when views have to be rebuilt first, and `halted()` while they are.
+    The caller holds the roles' locks in the data directory. Raises Stopped when views have to be rebuilt first, and
+    `halted()` while they are.
     """
     root = settings.data_dir
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        client = await connect_to(broker.access, name="hivebus")
+        identity = Identity.of(root, settings, clock)
+        client = await connect_to(broker.access, name=identity.connection)
         stack.push_async_callback(client.close)
         replicas = await ensure_stream(client, replicas=broker.replicas)
         # Brokers that copy the log group its commits themselves.
@@ -195,10 +170,62 @@ async def joined(
         views = await SqlViews.open(root / "views.db", VIEWS, readers=settings.readers)
         stack.push_async_callback(views.close)
         blobs, secret_files = FileBlobs(root), FileSecrets(root)
-        machine = await Host.open(root, blobs, secret_files)
-        stack.push_async_callback(machine.close)
-        channel = ClientChannel(clients)
-        yield _join(settings, version, clock, log, channel, store, views, blobs, secret_files, machine)
+        leases = await JetStreamLeases.open(client, replicas=replicas) if settings.nats_url else None
+        if leases is not None:
+            stack.callback(leases.close)
+        gateway = LocalGateway(beyond=NatsGateway(client))
+        program = _join(
+            settings, version, clock, log, ClientChannel(clients), store, views, blobs, secret_files, leases, gateway
+        )
+        if AGENTS in settings.role_set:
+            machine = await Host.open(root, blobs, secret_files)
+            stack.push_async_callback(machine.close)
+            program = replace(program, host=await _host(stack, settings, identity, machine, client, program, gateway))
+        await _link(stack, broker, client, program)
+        yield program
+
+
+async def _host(
+    stack: AsyncExitStack,
+    settings: Settings,
+    identity: Identity,
+    machine: Host,
+    client: WireClient,
+    program: Program,
+    gateway: LocalGateway,
+) -> AgentHost:
+    """The host of this process. It speaks to the bus by calls, and to a scheduler elsewhere by messages."""
+    scheduler = program.scheduler
+    beat = scheduler.beat
+    if settings.nats_url or SCHEDULER not in settings.role_set:
+        far = NatsControl(client, program.registry, identity.id)
+        await far.start()
+        stack.callback(far.close)
+
+        async def beat(beat: Beat) -> BeatAnswer:
+            return await (scheduler.beat(beat) if scheduler.leading else far.beat(beat))
+
+    control = LocalControl(program.host_door, beat, identity.id)
+    suffix = f"@{identity.name}" if settings.nats_url else ""
+    host = make_host(settings, identity, machine, control, SystemClock(), suffix=suffix)
+    gateway.add(host)
+    await hosts.listen(client, host)
+    return host
+
+
+async def _link(stack: AsyncExitStack, broker: Broker, client: WireClient, program: Program) -> None:
+    """Let hosts elsewhere reach the bus and the scheduler, and the broker tell of those that are gone."""
+    scheduler = program.scheduler
+    for responder in (
+        hosts.commands(client, program.host_door, program.registry),
+        hosts.beats(client, scheduler.beat, lambda: scheduler.leading),
+    ):
+        await responder.start()
+        stack.push_async_callback(responder.close)
+    if broker.system_access is not None and SCHEDULER in program.roles:
+        system = await connect_to(broker.system_access, name="hivebus-system")
+        stack.push_async_callback(system.close)
+        await watch_disconnects(system, scheduler.suspect)
 
 
 async def verify(root: Path, progress: Callable[[int, int], None]) -> Report:
@@ -216,7 +243,8 @@ def _join(
     views: SqlViews,
     blobs: FileBlobs,
     secret_files: FileSecrets,
-    machine: Host,
+    leases: JetStreamLeases | None,
+    gateway: LocalGateway,
 ) -> Program:
     root = settings.data_dir
     registry = make_registry(QUERIES)
@@ -225,7 +253,6 @@ def _join(
     bus = CommandBus(
         log, registry, codec, clock, store, cache_max=settings.cache_aggregates, cache_ttl_s=settings.cache_ttl_s
     )
-    gateway = LocalGateway()
     scheduler = Scheduler(
         log,
         bus,
@@ -235,21 +262,15 @@ def _join(
         FileSnapshots(root / "scheduler.image"),
         version=_fold_version(),
         lease_s=settings.lease_s,
+        role=_role(leases, SCHEDULER) if SCHEDULER in settings.role_set else None,
     )
-    host_id = _kept(root / "host.id", lambda: str(uuid7()))
-    host = AgentHost(
-        host_id,
-        socket.gethostname(),
-        {executor.name: executor for executor in (CommandExecutor(machine), PythonExecutor(machine))},
-        LocalControl(bus, scheduler, f"host:{host_id}"),
-        clock,
-        slots=settings.slots,
-        beat_s=settings.beat_s,
-        self_stop_s=settings.self_stop_s,
+    host_door = HostDoor(bus, registry)
+    fingerprint_key = bytes.fromhex(kept(root / "fingerprint.key", lambda: secrets.token_hex(32)))
+    door = Door(
+        load_key(admin_key_file(root)),
+        host_key=load_key(host_key_file(root)),
+        hosts=_hosts(settings.allowed_hosts),
     )
-    gateway.add(host)
-    fingerprint_key = bytes.fromhex(_kept(root / "fingerprint.key", lambda: secrets.token_hex(32)))
-    door = Door(load_key(admin_key_file(root)), hosts=_hosts(settings.allowed_hosts))
 
     def executed() -> int:
         return bus.executed
@@ -287,9 +308,22 @@ def _join(
         live_tasks_max=settings.live_tasks_max,
         refuse=disk.refuse,
     )
-    client = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
+    principal = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
     vitals = Vitals(version=version, started_ms=clock.now_ms(), slots=settings.slots)
+
+    def not_ready() -> str | None:
+        # Where roles are not shared, this process leads or nobody does.
+        waits = not scheduler.leading if SCHEDULER in settings.role_set and leases is None else not scheduler.folding
+        return "No scheduler leads yet." if waits else None
+
+    async def positions() -> tuple[int, int]:
+        async with views.reader(at=None, now_ms=clock.now_ms()) as reader:
+            applied_to = reader.position
+        return (await store.checkpoint()).position, applied_to
+
     return Program(
+        roles=settings.role_set,
+        recording=_role(leases, RECORDER),
         registry=registry,
         bus=bus,
         log=log,
@@ -324,11 +358,13 @@ def _join(
         ),
         relay=relay,
         scheduler=scheduler,
-        host=host,
+        host=None,
+        follower=PositionFollower(positions, recorded, applied, clock),
+        host_door=host_door,
         dispatcher=dispatcher,
-        commands=Commands(channel, registry, dispatcher, clock, client, version=version),
+        commands=Commands(channel, registry, dispatcher, clock, principal, version=version),
         door=door,
-        system=System(vitals, log, views, clock, recorded, applied, scheduler, door, disk),
+        system=System(vitals, log, views, clock, recorded, applied, scheduler, door, disk, not_ready),
         vitals=vitals,
         blobs=blobs,
         codec=codec,
@@ -338,17 +374,13 @@ def _join(
     )
 
 
+def _role(leases: JetStreamLeases | None, name: str) -> Lease:
+    """A lease where several processes may have a role; else the lock in the data directory is enough."""
+    return Kept() if leases is None else leases.lease(name)
+
+
 def _hosts(text: str) -> frozenset[str]:
     return frozenset(name.strip().lower() for name in text.split(",") if name.strip())
-
-
-def _kept(path: Path, make: Callable[[], str]) -> str:
-    """The content of a small private file, made at the first start."""
-    if path.exists():
-        return path.read_text().strip()
-    text = make()
-    write_private(path, text + "\n")
-    return text
 
 
 def _fold_version() -> str:

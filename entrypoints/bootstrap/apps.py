@@ -1,0 +1,58 @@
+"""The listeners of a program, each with what answers there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sanic import Sanic
+
+from entrypoints.http.aliases import add_aliases
+from entrypoints.http.blobs import add_blobs
+from entrypoints.http.events import add_events
+from entrypoints.http.listener import make_app
+from entrypoints.http.pages import add_pages
+from entrypoints.http.rest import add_queries, add_routes
+
+if TYPE_CHECKING:
+    from entrypoints.bootstrap.program import Program
+
+
+def api_app(program: Program) -> Sanic[Any, Any]:
+    """The REST API."""
+    app = make_app("hivebus-api", first=True)
+    _add_api(program, app)
+    return app
+
+
+def ui_app(program: Program) -> Sanic[Any, Any]:
+    """The page, and the API beside it so that the page has one origin."""
+    app = make_app("hivebus-ui", first=False)
+    _add_api(program, app)
+    add_pages(app)
+    return app
+
+
+def tools_app(program: Program) -> Sanic[Any, Any]:
+    """For tools that look and never touch: every query, as of any position, and the events to replay."""
+    app = make_app("hivebus-tools", first=False)
+    add_queries(app, program.registry, program.dispatcher, program.door)
+    add_events(app, program.store, program.codec, program.recorded, program.door)
+    program.system.add_health(app)
+    return app
+
+
+def metrics_app(program: Program, *, first: bool) -> Sanic[Any, Any]:
+    """Prometheus metrics and health, nothing else."""
+    app = make_app("hivebus-metrics", first=first)
+    program.system.add_health(app)
+    program.system.add_metrics(app)
+    return app
+
+
+def _add_api(program: Program, app: Sanic[Any, Any]) -> None:
+    add_routes(app, program.registry, program.dispatcher, program.door)
+    add_aliases(app, program.bus, program.dispatcher, program.door)
+    add_events(app, program.store, program.codec, program.recorded, program.door)
+    add_blobs(app, program.blobs, program.door, program.disk.refuse_growth)
+    program.system.add_health(app)
+    program.system.add_api(app)
