@@ -50,6 +50,7 @@ from core.task import (
     TaskAssigned,
     TaskSubmitted,
 )
+from tests import places
 
 NOW_MS = 1_800_000_000_000
 DEADLINE_S = 10.0
@@ -499,7 +500,7 @@ async def recorded(store: Store, history: History, clock: Clock) -> None:
 @asynccontextmanager
 async def projected(path: Path, views: Sequence[View], history: History) -> AsyncIterator[SqlViews]:
     """Views in a file that have folded a history."""
-    opened = await SqlViews.open(path / "views.db", views)
+    opened = await SqlViews.open(places.place(path / "views.db"), views)
     try:
         await opened.apply(history.commits, history.head)
         yield opened
