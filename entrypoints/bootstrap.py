@@ -55,6 +55,7 @@ from core.services.recorder import Recorder
 from core.services.relay import Relay
 from core.services.scheduler import Scheduler
 from core.services.vault import Vault
+from entrypoints.database import places
 from entrypoints.http.aliases import add_aliases
 from entrypoints.http.blobs import add_blobs
 from entrypoints.http.door import Door, load_key
@@ -65,7 +66,7 @@ from entrypoints.http.rest import add_queries, add_routes
 from entrypoints.http.system import System, Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, write_private
-from entrypoints.settings import Settings
+from entrypoints.settings import Settings, load
 from entrypoints.views import renew as renew_views
 from projections.catalogue import QUERIES, VIEWS
 
@@ -187,12 +188,13 @@ async def joined(
         clients = await connect_to(broker.access, name="hivebus-clients")
         stack.push_async_callback(clients.close)
         stack.push_async_callback(log.close)
-        store = await SqlStore.open(root / "store.db", readers=settings.readers)
+        recorded_in, shown_in = places(settings, root)
+        store = await SqlStore.open(recorded_in, readers=settings.readers)
         stack.push_async_callback(store.close)
         refuse_unless_equal(await compare(log, store))
-        if (await store.checkpoint()).position:
+        if isinstance(shown_in, Path) and (await store.checkpoint()).position:
             await asyncio.to_thread(renew_views, root, halted)
-        views = await SqlViews.open(root / "views.db", VIEWS, readers=settings.readers)
+        views = await SqlViews.open(shown_in, VIEWS, readers=settings.readers)
         stack.push_async_callback(views.close)
         blobs, secret_files = FileBlobs(root), FileSecrets(root)
         machine = await Host.open(root, blobs, secret_files)
@@ -203,7 +205,7 @@ async def joined(
 
 async def verify(root: Path, progress: Callable[[int, int], None]) -> Report:
     """Refold the store of a data directory and compare all views, beside a running program or without one."""
-    return await asyncio.to_thread(verify_views, root, VIEWS, Codec(make_registry()), progress)
+    return await asyncio.to_thread(verify_views, *places(load(), root), VIEWS, Codec(make_registry()), progress)
 
 
 def _join(
@@ -289,7 +291,7 @@ def _join(
     )
     client = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
     vitals = Vitals(version=version, started_ms=clock.now_ms(), slots=settings.slots)
-    return Program(
+    program = Program(
         registry=registry,
         bus=bus,
         log=log,
@@ -336,6 +338,8 @@ def _join(
         recorded=recorded,
         applied=applied,
     )
+    vitals.waits = lambda: program.recorder.trouble or program.projector.trouble
+    return program
 
 
 def _hosts(text: str) -> frozenset[str]:

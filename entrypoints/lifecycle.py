@@ -25,6 +25,7 @@ from core.kernel.errors import HivebusError, StartRefused
 from core.kernel.subjects import CLIENT_INBOX
 from entrypoints import settings as settings_module
 from entrypoints.broker import chosen_broker
+from entrypoints.database import address_of
 from entrypoints.lock import DataDirectory
 from entrypoints.paths import connection_file, write_private
 from entrypoints.settings import Settings
@@ -65,6 +66,7 @@ def serve() -> int:
             format="%(asctime)s %(levelname)-7s %(name)s  %(message)s",
         )
         refuse_exhausted(settings.data_dir)
+        address_of(settings)  # refused before anything starts
         directory = DataDirectory(settings.data_dir)
         directory.take()
         prepare(settings.data_dir, version_of("hivebus"))

@@ -110,11 +110,13 @@ def writer_engine(place: Postgres, *, statement_s_max: float | None) -> AsyncEng
     return _engine(place, _WRITER, statement_s_max, pool_size=1, max_overflow=0)
 
 
-def reader_engine(place: Postgres, *, readers: int, snapshot: bool) -> AsyncEngine:
+def reader_engine(
+    place: Postgres, *, readers: int, snapshot: bool, statement_s_max: float | None = READ_S_MAX
+) -> AsyncEngine:
     """Connections that cannot write. `snapshot`: what one connection reads is of one moment until it is given back;
     else each statement stands for itself, without BEGIN and ROLLBACK around it."""
     level = "REPEATABLE READ" if snapshot else "AUTOCOMMIT"
-    return _engine(place, _READER, READ_S_MAX, pool_size=readers, max_overflow=0, isolation_level=level)
+    return _engine(place, _READER, statement_s_max, pool_size=readers, max_overflow=0, isolation_level=level)
 
 
 def _engine(place: Postgres, settings: dict[str, str], command_timeout_s: float | None, **options: Any) -> AsyncEngine:
