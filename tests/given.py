@@ -485,13 +485,19 @@ def row_of(view: RowView, history: History, key: str) -> Row | None:
     return row
 
 
-async def recorded(store: Store, history: History, clock: Clock) -> None:
-    """Let a recorder copy a history into a store."""
+async def appended(history: History) -> MemoryLog:
+    """A log that holds a history."""
     log = MemoryLog()
     for entry in history.entries:
         newer = await log.read(entry.subject)
         expected = newer[-1].position if newer else 0
         await log.append(entry.subject, entry.commit_id, entry.body, expected=expected)
+    return log
+
+
+async def recorded(store: Store, history: History, clock: Clock) -> None:
+    """Let a recorder copy a history into a store."""
+    log = await appended(history)
     gate = PositionGate()
     async with running(Recorder(log, store, CODEC, clock, on_recorded=gate.advance).run()):
         assert await gate.wait_for(history.head, DEADLINE_S)

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 from tests.tools import POSTGRES, postgres_programs
 
 USER = "postgres"
@@ -100,9 +102,14 @@ class PostgresCluster:
         children = _children(self._server.pid)
         # Stopped first, so that it starts nobody and tidies nothing while its children die.
         self._server.send_signal(signal.SIGSTOP)
-        for pid in [*children, *_children(self._server.pid)]:
+        children += _children(self._server.pid)
+        for pid in children:
             _signal(pid, signal.SIGKILL)
         self._end(signal.SIGKILL)
+        # A child that is not quite gone holds the shared memory, and the next start would refuse.
+        deadline = time.monotonic() + START_S_MAX
+        while any(map(_lives, children)) and time.monotonic() < deadline:
+            time.sleep(STEP_S)
 
     def restart(self) -> Self:
         """End it if it runs, and start it again on the same data."""
@@ -154,6 +161,13 @@ class PostgresCluster:
 def _children(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in found.read_text().split()] if found.exists() else []
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -124,7 +124,9 @@ def _engine(place: Postgres, settings: dict[str, str], command_timeout_s: float 
     async def connect() -> Any:
         return await connect_to(place, settings, command_timeout_s)
 
-    engine = create_async_engine("postgresql+hivebus://", async_creator=connect, pool_timeout=POOL_TIMEOUT_S, **options)
+    engine = create_async_engine(
+        "postgresql+hivebus://", async_creator=connect, hide_parameters=True, pool_timeout=POOL_TIMEOUT_S, **options
+    )
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
     return engine
 

@@ -25,9 +25,9 @@ RETRY_S = 0.25
 _URL = "HIVEBUS_DATABASE_URL (or in the file that HIVEBUS_DATABASE_URL_FILE names)"
 
 
-async def provision(place: Postgres, *, reach_s_max: float = REACH_S_MAX) -> None:
+async def provision(place: Postgres) -> None:
     """Make sure that the schema is there. Raises StartRefused with what to do."""
-    connection = await _reach(place, reach_s_max)
+    connection = await _reach(place)
     try:
         async with asyncio.timeout(LOCK_S_MAX):
             await _create(connection, place)
@@ -39,9 +39,9 @@ async def provision(place: Postgres, *, reach_s_max: float = REACH_S_MAX) -> Non
         connection.terminate()
 
 
-async def _reach(place: Postgres, reach_s_max: float) -> Any:
+async def _reach(place: Postgres) -> Any:
     asyncpg = driver()
-    deadline = time.monotonic() + reach_s_max
+    deadline = time.monotonic() + REACH_S_MAX
     told = False
     while True:
         try:
@@ -71,6 +71,8 @@ async def _create(connection: Any, place: Postgres) -> None:
             code="database_encoding",
         )
     if await _exists(connection, place):
+        if not await connection.fetchval("SELECT has_schema_privilege($1, 'USAGE')", place.schema):
+            raise _forbidden(place, "the schema is another user's", f"ALTER SCHEMA {place.schema} OWNER TO")
         return
     # CREATE SCHEMA IF NOT EXISTS fails when two do it at once.
     await connection.execute("SELECT pg_advisory_lock($1, hashtext($2))", LOCK, place.schema)
@@ -86,7 +88,7 @@ async def _exists(connection: Any, place: Postgres) -> bool:
 def refusal(place: Postgres, error: BaseException) -> StartRefused:
     """Why a start on this database cannot go on."""
     state = faults.sqlstate(error)
-    user = unquote(urlsplit(place.dsn).username or "this user")
+    user = _user(place)
     if state[:2] == "28":
         return StartRefused(
             f"Postgres at {place.where} does not let {user} in ({faults.said(error)}).",
@@ -100,12 +102,8 @@ def refusal(place: Postgres, error: BaseException) -> StartRefused:
             code="database_missing",
         )
     if state == "42501":
-        return StartRefused(
-            f"{user} may not create the schema {place.schema}, or what lies in it, at {place.where} "
-            f"({faults.said(error)}).",
-            remedy=f'Once, as an administrator: CREATE SCHEMA IF NOT EXISTS {place.schema} AUTHORIZATION "{user}"',
-            code="database_forbidden",
-        )
+        database = unquote(urlsplit(place.dsn).path[1:])
+        return _forbidden(place, faults.said(error), f'GRANT CREATE ON DATABASE "{database}" TO')
     if state == "55P03":
         return StartRefused(
             f"Another program has been preparing the schema {place.schema} at {place.where} for too long.",
@@ -113,6 +111,18 @@ def refusal(place: Postgres, error: BaseException) -> StartRefused:
             code="database_busy",
         )
     return _unreachable(place, error)
+
+
+def _user(place: Postgres) -> str:
+    return unquote(urlsplit(place.dsn).username or "this user")
+
+
+def _forbidden(place: Postgres, why: str, grant: str) -> StartRefused:
+    return StartRefused(
+        f"{_user(place)} may not work in the schema {place.schema} at {place.where} ({why}).",
+        remedy=f'Once, as an administrator: {grant} "{_user(place)}"',
+        code="database_forbidden",
+    )
 
 
 def _unreachable(place: Postgres, error: BaseException) -> StartRefused:

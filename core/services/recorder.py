@@ -139,10 +139,8 @@ class Recorder:
             except Unavailable as error:
                 unknown = True
                 await self._wait(error)
-                if await self._stored_checkpoint() == new:
-                    break
             except CheckpointMoved:
-                # The server may have finished what it had of ours after the checkpoint was read.
+                # By ourselves, perhaps: then the store stands exactly where this batch ends.
                 if not unknown or await self._stored_checkpoint() != new:
                     raise
                 break
