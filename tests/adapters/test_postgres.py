@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import exc, select, text
 
 from adapters.sql import provision, schema
 from adapters.sql.engine import open_engines
@@ -25,6 +25,7 @@ from core.kernel.ports import Checkpoint
 from core.task import FailTask, TaskQueued
 from projections.catalogue import VIEWS
 from projections.task_queries import ListTasks, ShowTask, list_tasks, show_task
+from projections.timeline import timeline
 from tests.adapters.test_migrations import differences
 from tests.contracts.store import commit, given, parked
 from tests.given import CODEC, History, ManualClock, ask, assigned, recorded, registered, spawned, started, submitted
@@ -241,3 +242,28 @@ async def test_what_callers_say_is_shown_as_they_said_it_and_verified(
 async def test_verifying_a_schema_that_is_not_there_is_refused(at: Postgres) -> None:
     with pytest.raises(StartRefused, match="There is no schema"):
         await asyncio.to_thread(verify, at, at, VIEWS, CODEC, lambda position, end: None)
+
+
+async def test_a_look_at_the_views_is_of_one_moment_whatever_is_written_meanwhile(at: Postgres) -> None:
+    history = a_strange_history()
+    views = await SqlViews.open(at, VIEWS)
+    everything = select(timeline.c.position)
+    try:
+        await views.apply(history.commits[:2], 2)
+        async with views.reader(at=None, now_ms=0) as reader:
+            before = await reader.rows(everything)
+            await views.apply(history.commits[2:], history.head)
+            assert await reader.rows(everything) == before
+            assert reader.position == 2
+        async with views.reader(at=None, now_ms=0) as reader:
+            assert len(await reader.rows(everything)) > len(before)
+    finally:
+        await views.close()
+
+
+async def test_who_reads_cannot_write(at: Postgres) -> None:
+    store = await SqlStore.open(at)
+    async with store._engines.readers.connect() as connection:
+        with pytest.raises(exc.DBAPIError, match="read-only transaction"):
+            await connection.execute(text("UPDATE checkpoint SET position = 9"))
+    await store.close()

@@ -81,7 +81,7 @@ def a_history() -> History:
 async def write(log: MemoryLog, history: History) -> None:
     for entry in history.entries:
         await log.append(entry.subject, entry.commit_id, entry.body, expected=0)
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0)
 
 
 async def everything_is_there_once(world: World, history: History, store_at: Postgres, views_at: Postgres) -> None:
