@@ -212,4 +212,5 @@ class LoopThread:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait([future])
+            future.exception()  # whatever became of it, nobody is left to hear
             raise

@@ -26,7 +26,7 @@ from core.task import TaskQueued
 from projections.catalogue import VIEWS
 from projections.queue import ShowQueue, show_queue
 from tests.cut import wire_to
-from tests.given import CODEC, History, ask, running, submitted
+from tests.given import CODEC, History, ask, running, submitted, until
 from tests.places import schema_for
 from tests.postgres import PostgresCluster
 
@@ -118,6 +118,7 @@ async def test_a_server_that_is_shut_down_and_started_again_is_waited_for(own: P
     async with following(*places) as world:
         await asyncio.to_thread(own.stop)
         await write(world.log, history)
+        await until(lambda: world.recorder.trouble is not None, "the recorder to notice")
         assert world.recorder.trouble is not None
         assert f"127.0.0.1:{own.port}/postgres" in world.recorder.trouble
         assert "tests" not in world.recorder.trouble, "the password is nobody's to see"

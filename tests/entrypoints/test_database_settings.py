@@ -9,6 +9,8 @@ import pytest
 
 from adapters.sql.postgres import Postgres
 from core.kernel.errors import StartRefused
+from entrypoints.cli.backup import backup
+from entrypoints.cli.failures import Failure
 from entrypoints.database import address_of, places
 from entrypoints.settings import PREFIX, load
 
@@ -96,3 +98,11 @@ def test_a_schema_is_a_plain_name(schema: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HIVEBUS_DATABASE_SCHEMA", schema)
     with pytest.raises(StartRefused, match="HIVEBUS_DATABASE_SCHEMA"):
         load()
+
+
+def test_a_backup_of_files_is_refused_where_the_store_is_in_postgres(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIVEBUS_DATABASE_URL_FILE", str(tmp_path / "url"))
+    with pytest.raises(Failure, match="the store lies in Postgres"):
+        backup(tmp_path / "x.tar", False, False, False, str(tmp_path), False)
