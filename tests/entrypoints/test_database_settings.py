@@ -13,6 +13,7 @@ from entrypoints.cli.backup import backup
 from entrypoints.cli.failures import Failure
 from entrypoints.database import address_of, places
 from entrypoints.settings import PREFIX, load
+from entrypoints.views import rebuild, roll_back
 
 ADDRESSES = [
     "postgresql://ada:sesame-1234@db.example:5433/hive",
@@ -106,3 +107,13 @@ def test_a_backup_of_files_is_refused_where_the_store_is_in_postgres(
     monkeypatch.setenv("HIVEBUS_DATABASE_URL_FILE", str(tmp_path / "url"))
     with pytest.raises(Failure, match="the store lies in Postgres"):
         backup(tmp_path / "x.tar", False, False, False, str(tmp_path), False)
+
+
+def test_a_rebuild_of_files_is_refused_where_the_views_are_in_postgres(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIVEBUS_DATABASE_URL", ADDRESSES[0])
+    for ask in (lambda: rebuild(tmp_path, [], lambda position, end: None), lambda: roll_back(tmp_path)):
+        with pytest.raises(StartRefused, match="The views are in Postgres") as refused:
+            ask()
+        assert "DROP SCHEMA hivebus_views CASCADE" in refused.value.remedy
