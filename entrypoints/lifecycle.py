@@ -25,6 +25,7 @@ from core.kernel.errors import StartRefused
 from core.kernel.subjects import CLIENT_INBOX
 from entrypoints import settings as settings_module
 from entrypoints.broker import chosen_broker
+from entrypoints.database import address_of
 from entrypoints.lock import DataDirectory
 from entrypoints.paths import connection_file, write_private
 from entrypoints.process import begin_log, end, explain, tune
@@ -66,6 +67,7 @@ def serve() -> int:
             served: int = importlib.import_module("entrypoints.agent_host").serve()
             return served
         refuse_exhausted(settings.data_dir)
+        address_of(settings)  # refused before anything starts
         directory = DataDirectory(settings.data_dir)
         directory.join(roles & ({RECORDER, AGENTS} if settings.nats_url else {RECORDER, SCHEDULER, AGENTS}))
         prepare(settings.data_dir, version_of("hivebus"))
