@@ -190,7 +190,7 @@ class _Life:
     async def _recorder_here(self, program: Program) -> bool:
         """Whether store and views are written on this machine; False after a minute, or when a signal came."""
         deadline = time.monotonic() + READY_S_MAX
-        while RECORDER not in program.roles and not self._directory.has(RECORDER):
+        while not (program.shared or RECORDER in program.roles or self._directory.has(RECORDER)):
             if self._stop.is_set() or time.monotonic() > deadline:
                 return False
             await asyncio.sleep(RECORDER_STEP_S)
@@ -225,7 +225,7 @@ class _Life:
             logger.warning("Attempts did not end within the grace; the next start queues their tasks again.")
         cut = sum(await drained)
         # What was accepted to the last moment shall be in the store too: whoever copies it now has everything.
-        if RECORDER in program.roles:
+        if RECORDER in program.roles and program.recording.held:
             await program.recorded.wait_for(program.scheduler.fleet.position, RECORD_S)
         logger.info("Stopped; %d connections or commands had to be cut.", cut)
 

@@ -61,7 +61,7 @@ from core.services.relay import Relay
 from core.services.scheduler import Scheduler
 from core.services.vault import Vault
 from entrypoints.bootstrap.agents import Identity, kept, make_host
-from entrypoints.database import places
+from entrypoints.database import address_of, places
 from entrypoints.http.door import Door, load_key
 from entrypoints.http.system import System, Vitals
 from entrypoints.nats.commands import Commands
@@ -83,10 +83,14 @@ SOLE_S = 30.0
 
 
 class Program(Struct, frozen=True, kw_only=True):
-    """Everything that runs in this process, joined and not yet started: what its roles say."""
+    """Everything that runs in this process, joined and not yet started: what its roles say.
+
+    `shared`: store and views lie in a database that processes of other machines reach too.
+    """
 
     roles: frozenset[str]
     recording: Lease
+    shared: bool
     registry: Registry
     bus: CommandBus
     log: JetStreamLog
@@ -112,12 +116,16 @@ class Program(Struct, frozen=True, kw_only=True):
 
     def services(self) -> list[Coroutine[Any, Any, None]]:
         """The loops. One that ends brings the program down."""
-        writes = self._record() if RECORDER in self.roles else self.follower.run()
-        return [self.disk.run(), self.log.watch(), self.scheduler.run(), self._refusals(), writes]
+        loops = [self.disk.run(), self.log.watch(), self.scheduler.run(), self._refusals()]
+        if RECORDER in self.roles:
+            loops.append(self._record())
+        if self.shared or RECORDER not in self.roles:
+            loops.append(self.follower.run())
+        return loops
 
     async def _record(self) -> None:
-        """Record and project whenever the role is ours. Store and views are files of this machine alone."""
-        within_s: float | None = SOLE_S
+        """Record and project whenever the role is ours. Files belong to this machine, and so must the role."""
+        within_s = None if self.shared else SOLE_S
         while True:
             try:
                 await hold(self.recording, self._write, within_s=within_s)
@@ -326,6 +334,7 @@ def _join(
     program = Program(
         roles=settings.role_set,
         recording=_role(leases, RECORDER),
+        shared=bool(address_of(settings)),
         registry=registry,
         bus=bus,
         log=log,
