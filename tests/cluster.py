@@ -170,7 +170,7 @@ class Cluster:
             named = {self._leader_by(node, stream) for node in self.nodes if node.running}
             if len(named) != 1:
                 return False
-            name = named.pop()
+            name = named.pop() or (self.nodes[0].name if len(self.nodes) == 1 else None)
             found[:] = [node for node in self.nodes if node.name == name and node.running]
             return bool(found)
 
@@ -192,6 +192,8 @@ class Cluster:
         running = [node for node in self.nodes if node.running]
         if len(running) < len(self.nodes):
             return False
+        if len(self.nodes) == 1:
+            return True  # it has no peers, and leads what it holds
         for node in running:
             meta = node.monitor("/jsz").get("meta_cluster", {})
             if meta.get("cluster_size") != len(self.nodes) or not meta.get("leader"):

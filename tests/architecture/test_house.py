@@ -32,9 +32,6 @@ LINES_MAX = 400
 LONGER: dict[str, int] = {}
 WAIT_FOR: set[str] = set()
 SLEEPS = {
-    # What holds for a lease holds over its time, on the broker's clock.
-    "tests/contracts/lease.py": 2,
-    "tests/contracts/test_jetstream_lease.py": 2,
     "tests/entrypoints/test_events.py": 1,
     "tests/entrypoints/test_lifecycle.py": 1,  # the delay of a signal is what that test is about
     "tests/entrypoints/test_rest.py": 2,

@@ -110,9 +110,9 @@ class LeaseContract:
         waiting = asyncio.ensure_future(candidates.second.acquire())
         for _ in range(2):
             await candidates.cut()
-            await asyncio.sleep(TTL_S / 3)
+            await asyncio.wait({waiting}, timeout=TTL_S / 3)
             await candidates.mend()
-            await asyncio.sleep(TTL_S / 3)
+            await asyncio.wait({waiting}, timeout=TTL_S / 3)
         assert candidates.first.held
         assert not waiting.done()
         waiting.cancel()

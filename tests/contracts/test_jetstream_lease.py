@@ -17,7 +17,7 @@ from adapters.jetstream.lease import JetStreamLeases
 from adapters.jetstream.server import EmbeddedServer
 from tests.adapters.lossy_wire import Proxy
 from tests.cluster import Cluster
-from tests.contracts.lease import LASTING_TTL_S, TTL_S, Candidates, LeaseContract
+from tests.contracts.lease import DEADLINE_S, LASTING_TTL_S, TTL_S, Candidates, LeaseContract
 
 
 class WiredCandidates:
@@ -81,10 +81,12 @@ class TestJetStreamLease(LeaseContract):
             revision = candidates.first._revision
             probe = candidates.second
             probe._token = candidates.first._token
-            while await probe._stored_revision() == revision:  # noqa: ASYNC110 - it happens in the server
-                await asyncio.sleep(0.02)
-            await candidates.mend()
-            await asyncio.sleep(3)
+            async with asyncio.timeout(DEADLINE_S):
+                while await probe._stored_revision() == revision:  # noqa: ASYNC110 - it happens in the server
+                    await asyncio.sleep(0.02)
+                await candidates.mend()
+                while candidates.first._revision <= revision + 1 and candidates.first.held:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.02)
             assert candidates.first.held
             assert candidates.first._revision > revision + 1
         await broker.stop()
