@@ -22,7 +22,7 @@ install: $(READY) ## make the virtual environment
 test: $(READY) ## the tests that need nothing but Python
 	$(BIN)/python -m pytest -m "not peers"
 
-check: $(READY) ## the tests against real peers: bubblewrap, a browser, node
+check: $(READY) ## the tests against real peers: bubblewrap, Postgres, a browser, node
 	$(BIN)/python -m tests.tools
 	$(BIN)/python -m pytest -m peers
 

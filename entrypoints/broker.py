@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import SecretStr
@@ -10,10 +9,9 @@ from pydantic import SecretStr
 from adapters.jetstream.broker import Access, Broker, ExternalBroker
 from adapters.jetstream.server import EmbeddedServer
 from core.kernel.errors import StartRefused
-from entrypoints.settings import Settings
+from entrypoints.settings import Settings, secret_text
 
 ADDRESSES_MAX = 16
-PASSWORD_FILE_BYTES_MAX = 4096
 
 _EXTERNAL_ONLY = (
     "nats_user",
@@ -57,14 +55,14 @@ def chosen_broker(settings: Settings) -> Broker:
     system = _other(
         access,
         settings.nats_system_user,
-        _password(settings.nats_system_password, settings.nats_system_password_file, "NATS_SYSTEM"),
+        secret_text(settings.nats_system_password, settings.nats_system_password_file, "HIVEBUS_NATS_SYSTEM_PASSWORD"),
         "HIVEBUS_NATS_SYSTEM",
         without="without them a host that is gone is noticed when its lease ends.",
     )
     client = _other(
         access,
         settings.nats_client_user,
-        _password(settings.nats_client_password, settings.nats_client_password_file, "NATS_CLIENT"),
+        secret_text(settings.nats_client_password, settings.nats_client_password_file, "HIVEBUS_NATS_CLIENT_PASSWORD"),
         "HIVEBUS_NATS_CLIENT",
         without="without them `hivebus env` prints no user for NATS clients.",
     )
@@ -104,7 +102,7 @@ def _access(settings: Settings) -> Access:
         raise StartRefused(
             "HIVEBUS_NATS_URL and HIVEBUS_NATS_USER both name a user.", remedy="Keep one of them; a file is safest."
         )
-    given = _password(settings.nats_password, settings.nats_password_file, "NATS")
+    given = secret_text(settings.nats_password, settings.nats_password_file, "HIVEBUS_NATS_PASSWORD")
     if password and given:
         raise StartRefused(
             "HIVEBUS_NATS_URL and HIVEBUS_NATS_PASSWORD both hold a password.",
@@ -151,26 +149,6 @@ def _bad_url(what: str) -> StartRefused:
         f"HIVEBUS_NATS_URL {what}.",
         remedy="Write nats://host:4222 or tls://host:4222, several with commas between, the same user for all.",
     )
-
-
-def _password(value: SecretStr, file: Path | None, name: str) -> str:
-    text = value.get_secret_value()
-    if file is None:
-        return text
-    variable = f"HIVEBUS_{name}_PASSWORD"
-    if text:
-        raise StartRefused(f"{variable} and {variable}_FILE are both set.", remedy="Keep one of them.")
-    try:
-        with file.open(encoding="utf-8") as opened:
-            found = opened.read(PASSWORD_FILE_BYTES_MAX).strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise StartRefused(
-            f"{variable}_FILE: {file} cannot be read: {why}.", remedy="Give a file that this user may read."
-        ) from None
-    if not found:
-        raise StartRefused(f"{variable}_FILE: {file} is empty.", remedy="Write the password into it, on one line.")
-    return found
 
 
 def _given(value: object) -> bool:

@@ -25,6 +25,7 @@ from core.kernel.errors import StartRefused
 from core.kernel.subjects import CLIENT_INBOX
 from entrypoints import settings as settings_module
 from entrypoints.broker import chosen_broker
+from entrypoints.database import address_of
 from entrypoints.lock import DataDirectory
 from entrypoints.paths import connection_file, write_private
 from entrypoints.process import begin_log, end, explain, tune
@@ -61,11 +62,12 @@ def serve() -> int:
     try:
         settings = settings_module.load()
         begin_log(settings.log_level)
-        refuse_exhausted(settings.data_dir)
         roles = settings.role_set
         if roles == {AGENTS}:
             served: int = importlib.import_module("entrypoints.agent_host").serve()
             return served
+        refuse_exhausted(settings.data_dir)
+        address_of(settings)  # refused before anything starts
         directory = DataDirectory(settings.data_dir)
         program, root = version_of("hivebus"), settings.data_dir
         directory.join(
@@ -192,7 +194,7 @@ class _Life:
     async def _recorder_here(self, program: Program) -> bool:
         """Whether store and views are written on this machine; False after a minute, or when a signal came."""
         deadline = time.monotonic() + READY_S_MAX
-        while RECORDER not in program.roles and not self._directory.has(RECORDER):
+        while not (program.shared or RECORDER in program.roles or self._directory.has(RECORDER)):
             if self._stop.is_set() or time.monotonic() > deadline:
                 return False
             await asyncio.sleep(RECORDER_STEP_S)
@@ -227,7 +229,7 @@ class _Life:
             logger.warning("Attempts did not end within the grace; the next start queues their tasks again.")
         cut = sum(await drained)
         # What was accepted to the last moment shall be in the store too: whoever copies it now has everything.
-        if RECORDER in program.roles:
+        if RECORDER in program.roles and program.recording.held:
             await program.recorded.wait_for(program.scheduler.fleet.position, RECORD_S)
         logger.info("Stopped; %d connections or commands had to be cut.", cut)
 

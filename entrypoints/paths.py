@@ -28,14 +28,14 @@ def admin_key_file(root: Path) -> Path:
     return root / "admin.key"
 
 
-def host_key_file(root: Path) -> Path:
-    """The key of agent hosts, good for blobs only: one line, readable by its owner only."""
-    return root / "host.key"
-
-
 def backup_file(root: Path) -> Path:
     """What the newest backup holds: JSON with position, file and time."""
     return root / "backup.json"
+
+
+def host_key_file(root: Path) -> Path:
+    """The key of agent hosts, good for blobs only: one line, readable by its owner only."""
+    return root / "host.key"
 
 
 def write_private(path: Path, text: str) -> None:

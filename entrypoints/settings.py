@@ -18,7 +18,8 @@ PREFIX = "HIVEBUS_"
 # Read elsewhere: by the CLI, by secrets, and by this program's children.
 FOREIGN = ("HIVEBUS_URL", "HIVEBUS_KEY", "HIVEBUS_DEBUG", "HIVEBUS_SECRET_", "HIVEBUS_TASK_", "HIVEBUS_ATTEMPT")
 # Never an option of the command line, which every user of the machine can read.
-SECRET = frozenset({"nats_password", "nats_system_password", "nats_client_password"})
+SECRET = frozenset({"nats_password", "nats_system_password", "nats_client_password", "database_url"})
+SECRET_FILE_BYTES_MAX = 4096
 
 PATIENCE_S = {"lease_s": 60.0, "self_stop_s": 45.0}
 
@@ -74,6 +75,18 @@ class Settings(BaseSettings):
     allowed_hosts: str = Field("", description="Host names beside loopback's that may be called, separated by commas.")
     roles: Roles = Field("api,recorder,scheduler,agents", description="What this process does: all, or some of these.")
     host_name: str = Field("", max_length=64, description="Name of the agent host; the machine's, if it is empty.")
+    database_url: SecretStr = Field(
+        "",
+        validate_default=True,
+        description="Store and views in Postgres: postgresql://user:password@host:5432/database. Unset: SQLite files "
+        "in the data directory.",
+    )
+    database_url_file: FilePath | None = Field(None, description="A file that holds that address.")
+    database_schema: str = Field(
+        "hivebus",
+        pattern=r"^[a-z_][a-z0-9_]{0,49}$",
+        description="The store's schema in Postgres; the views lie in <schema>_views.",
+    )
     slots: int = Field(32, ge=1, le=4096, description="Attempts that this process's host runs at once.")
     shell_slots: int = Field(
         0,
@@ -150,6 +163,26 @@ def load() -> Settings:
             remedy="A warning comes first: 80 and 90 are the defaults.",
         )
     return settings
+
+
+def secret_text(value: SecretStr, file: Path | None, variable: str) -> str:
+    """What a secret setting holds, itself or by its file; empty where neither is given."""
+    text = value.get_secret_value()
+    if file is None:
+        return text
+    if text:
+        raise StartRefused(f"{variable} and {variable}_FILE are both set.", remedy="Keep one of them.")
+    try:
+        with file.open(encoding="utf-8") as opened:
+            found = opened.read(SECRET_FILE_BYTES_MAX).strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise StartRefused(
+            f"{variable}_FILE: {file} cannot be read: {why}.", remedy="Give a file that this user may read."
+        ) from None
+    if not found:
+        raise StartRefused(f"{variable}_FILE: {file} is empty.", remedy="Write the value into it, on one line.")
+    return found
 
 
 def _refuse_misspelt() -> None:

@@ -13,8 +13,10 @@ from adapters.sql.rebuild import roll_back as exchange
 from core.actions import registry
 from core.kernel.codec import Codec
 from core.kernel.errors import StartRefused
+from entrypoints.database import address_of
 from entrypoints.eta import Told
 from entrypoints.lock import DataDirectory
+from entrypoints.settings import load
 from projections.catalogue import VIEWS
 
 logger = logging.getLogger("hivebus")
@@ -50,6 +52,14 @@ def renew(root: Path, halted: Callable[[], bool]) -> None:
 @contextmanager
 def _stopped(root: Path) -> Iterator[None]:
     """The data directory of a program that is stopped, and stays so."""
+    settings = load()
+    if address_of(settings):
+        raise StartRefused(
+            "The views are in Postgres, and this rebuild is of files.",
+            remedy=f"Stop the program, DROP SCHEMA {settings.database_schema}_views CASCADE, and start: the views are "
+            "folded from the store before it answers.",
+            code="not_available",
+        )
     directory = DataDirectory(root)
     try:
         directory.take()

@@ -50,6 +50,7 @@ from core.task import (
     TaskAssigned,
     TaskSubmitted,
 )
+from tests import places
 
 NOW_MS = 1_800_000_000_000
 DEADLINE_S = 10.0
@@ -484,13 +485,19 @@ def row_of(view: RowView, history: History, key: str) -> Row | None:
     return row
 
 
-async def recorded(store: Store, history: History, clock: Clock) -> None:
-    """Let a recorder copy a history into a store."""
+async def appended(history: History) -> MemoryLog:
+    """A log that holds a history."""
     log = MemoryLog()
     for entry in history.entries:
         newer = await log.read(entry.subject)
         expected = newer[-1].position if newer else 0
         await log.append(entry.subject, entry.commit_id, entry.body, expected=expected)
+    return log
+
+
+async def recorded(store: Store, history: History, clock: Clock) -> None:
+    """Let a recorder copy a history into a store."""
+    log = await appended(history)
     gate = PositionGate()
     async with running(Recorder(log, store, CODEC, clock, on_recorded=gate.advance).run()):
         assert await gate.wait_for(history.head, DEADLINE_S)
@@ -499,7 +506,7 @@ async def recorded(store: Store, history: History, clock: Clock) -> None:
 @asynccontextmanager
 async def projected(path: Path, views: Sequence[View], history: History) -> AsyncIterator[SqlViews]:
     """Views in a file that have folded a history."""
-    opened = await SqlViews.open(path / "views.db", views)
+    opened = await SqlViews.open(places.place(path / "views.db"), views)
     try:
         await opened.apply(history.commits, history.head)
         yield opened

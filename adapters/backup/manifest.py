@@ -29,6 +29,8 @@ LEFT_OUT = (
     f"{STORE}-*",
     "scheduler.image",
     "workspaces",
+    # Agent hosts beside the program: each is made anew by its next start.
+    "hosts",
     "connection.json",
     "lock",
     "*.lock",

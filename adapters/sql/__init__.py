@@ -1,1 +1,1 @@
-"""The store on SQL: SQLAlchemy Core, SQLite today."""
+"""Store and views on SQL: SQLAlchemy Core, on SQLite files or in schemas of a Postgres."""

@@ -1,4 +1,4 @@
-"""Connections to a SQLite file: one that writes, a bounded number that only read."""
+"""Connections to a database, a SQLite file or a Postgres schema: one that writes, a bounded number that only read."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from msgspec import Struct
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from adapters.sql import faults
 from core.kernel.errors import Unavailable
+
+if TYPE_CHECKING:
+    from adapters.sql.postgres import Postgres
 
 BUSY_TIMEOUT_MS = 5_000
 POOL_TIMEOUT_S = 5.0
@@ -30,6 +34,18 @@ _READER_PRAGMAS = (*_SHARED_PRAGMAS, "query_only=ON")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Transactions(Protocol):
+    """The one way to write."""
+
+    async def transact(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(connection, ...)` in one transaction: committed on return, rolled back on a raise."""
+        ...
+
+    async def close(self) -> None:
+        """Wait for the transaction that runs, then release everything."""
+        ...
 
 
 class WriterThread:
@@ -70,16 +86,67 @@ class Engines(Struct, frozen=True):
     """The two ways to one database; neither opens anything before its first use.
 
     `thread` writes, whole transactions, one at a time. `readers` refuses to write; waiting for one of its connections
-    ends after 5 s.
+    ends after 5 s. `server` is where it is if it is not a file.
     """
 
-    thread: WriterThread
+    thread: Transactions
     readers: AsyncEngine
+    server: Postgres | None = None
+
+    @asynccontextmanager
+    async def look(self) -> AsyncIterator[AsyncConnection]:
+        """A connection whose reads are all of one moment."""
+        async with self.readers.connect() as connection:
+            if self.server is not None:
+                yield connection
+                return
+            await connection.exec_driver_sql("BEGIN")
+            try:
+                yield connection
+            finally:
+                await connection.exec_driver_sql("ROLLBACK")
 
     async def close(self) -> None:
         """Close all connections; on the last one SQLite folds the WAL into the file."""
         await self.readers.dispose()
         await self.thread.close()
+
+
+async def open_engines(place: Path | Postgres, *, readers: int = 4, snapshot: bool = False) -> Engines:
+    """Engines for a file that need not exist yet (its folder must), or for a schema, which is made where it is missing.
+
+    `snapshot` is for those who read by `look`. Raises StartRefused where a server cannot be used.
+    """
+    if isinstance(place, Path):
+        return sqlite_engines(place, readers=readers)
+    from adapters.sql import postgres, provision  # noqa: PLC0415 - a start on SQLite does not pay for it
+
+    await provision.provision(place)
+    reading = postgres.reader_engine(place, readers=readers, snapshot=snapshot)
+    return Engines(postgres.LoopThread(place), reading, place)
+
+
+@asynccontextmanager
+async def preparing(engines: Engines) -> AsyncIterator[Transactions]:
+    """What brings a schema to today's: the writer, on a server without its deadline, because indexes take their time.
+
+    Whatever the server refuses is StartRefused, with what to do.
+    """
+    if engines.server is None:
+        yield engines.thread
+        return
+    from adapters.sql import postgres, provision  # noqa: PLC0415 - as above
+
+    thread = postgres.LoopThread(engines.server, statement_s_max=None)
+    try:
+        yield thread
+    except (exc.DBAPIError, OSError, Unavailable) as error:
+        cause = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ else error
+        if faults.is_outage(cause) or faults.sqlstate(cause) == "42501":
+            raise provision.refusal(engines.server, cause) from error
+        raise
+    finally:
+        await thread.close()
 
 
 def sqlite_engines(path: Path, *, readers: int = 4) -> Engines:
@@ -150,7 +217,7 @@ def writing(database: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def answering(database: str) -> AsyncIterator[None]:
+async def answering(database: str, engines: Engines) -> AsyncIterator[None]:
     """Whatever a database does instead of answering, as Unavailable."""
     try:
         yield
@@ -158,10 +225,14 @@ async def answering(database: str) -> AsyncIterator[None]:
         raise Unavailable(
             f"All connections to the {database} are in use.", code="busy", remedy="Try again.", retry_after_s=1
         ) from error
-    except exc.OperationalError as error:
-        raise Unavailable(
-            f"The {database} did not answer: {error.orig}",
-            code=f"{database}_unavailable",
-            remedy="See that the data directory is there and has space, then try again.",
-            retry_after_s=1,
-        ) from error
+    except (exc.DBAPIError, OSError) as error:
+        if engines.server is not None and not faults.is_value(error):
+            raise faults.outage(error, engines.server.where) from error
+        if isinstance(error, exc.OperationalError):
+            raise Unavailable(
+                f"The {database} did not answer: {error.orig}",
+                code=f"{database}_unavailable",
+                remedy="See that the data directory is there and has space, then try again.",
+                retry_after_s=1,
+            ) from error
+        raise

@@ -7,7 +7,8 @@ from threading import Lock
 
 from sqlalchemy import Connection, inspect, text
 
-from adapters.sql.engine import Engines
+from adapters.sql.engine import Engines, preparing
+from adapters.sql.turns import take_turn
 from core.kernel.errors import StartRefused
 
 # Alembic takes 180 ms to import, of the 1.5 s that a start may take; a test holds this equal to its head.
@@ -21,12 +22,13 @@ async def migrate(engines: Engines) -> None:
     """Upgrade to HEAD, creating what is missing, in one transaction; nothing happens where the schema is current.
 
     Of several processes that start at once one upgrades and the others find it done. Raises StartRefused for a
-    revision that this program does not know.
+    revision that this program does not know, and for a server that does not let it work.
     """
-    async with engines.readers.connect() as connection:
-        if await connection.run_sync(stored_revision) == HEAD:
-            return
-    await engines.thread.transact(_upgrade)
+    async with preparing(engines) as thread:
+        async with engines.readers.connect() as connection:
+            if await connection.run_sync(stored_revision) == HEAD:
+                return
+        await thread.transact(_upgrade)
 
 
 def stored_revision(connection: Connection) -> str | None:
@@ -38,6 +40,7 @@ def stored_revision(connection: Connection) -> str | None:
 
 
 def _upgrade(connection: Connection) -> None:
+    take_turn(connection)
     stored = stored_revision(connection)
     # Another process may have come first while this one waited for the write lock.
     if stored != HEAD:

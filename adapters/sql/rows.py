@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import JSON, Connection, Table, bindparam, select, update
 
-from adapters.sql.statements import insert_rows, look_up, update_rows
+from adapters.sql.statements import among, insert_rows, look_up, update_rows
 from core.kernel.commit import Commit
 from core.projection import FOREVER, JournalView, Row, RowView, View
 
@@ -189,7 +189,8 @@ class RowWriter:
         for start in range(0, len(known), LOAD_ROWS_MAX):
             chunk = known[start : start + LOAD_ROWS_MAX]
             # Not `valid_to ==`: SQLite would walk all current rows by an index that begins with it.
-            statement = select(table).where(table.c[view.key].in_(chunk), table.c.valid_to + 0 == FOREVER)
+            those = among(connection, table.c[view.key], chunk)
+            statement = select(table).where(those, table.c.valid_to + 0 == FOREVER)
             for values in connection.execute(statement):
                 row = self._shape.row_of(values)
                 current[row[view.key]] = _Current(row, values.valid_from, stored=True)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import Executable, Row, Select, bindparam, select
 
 from adapters.sql import schema
-from adapters.sql.engine import Engines, answering, sqlite_engines, writing
+from adapters.sql.engine import Engines, answering, open_engines, writing
 from adapters.sql.migrate import migrate
 from adapters.sql.writer import Writer
 from core.kernel.commit import Entry
 from core.kernel.merkle import HASH_BYTES
 from core.kernel.ports import Checkpoint, Recording, Remembered, Stored
+
+if TYPE_CHECKING:
+    from adapters.sql.postgres import Postgres
 
 logger = logging.getLogger("hivebus.store")
 
@@ -71,9 +74,9 @@ class SqlStore:
         self._writer = Writer()
 
     @classmethod
-    async def open(cls, path: Path, *, readers: int = 4) -> SqlStore:
-        """Open or create a store on SQLite and bring it to today's schema. Raises StartRefused for a newer one."""
-        engines = sqlite_engines(path, readers=readers)
+    async def open(cls, place: Path | Postgres, *, readers: int = 4) -> SqlStore:
+        """Open or create a store, a file or a schema, and bring it to today's. Raises StartRefused for a newer one."""
+        engines = await open_engines(place, readers=readers)
         try:
             await migrate(engines)
         except BaseException:
@@ -86,7 +89,7 @@ class SqlStore:
         await self._engines.close()
 
     async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> None:
-        """See Store. A cancelled call has written all or nothing: the checkpoint tells."""
+        """See Store. Cancelled, or its server gone, a call has written all or nothing: the checkpoint tells."""
         with writing("store"):
             written = await self._engines.thread.transact(self._writer.write, recordings, old, new)
         for names, ids in written.ids:
@@ -136,7 +139,7 @@ class SqlStore:
         return leaf
 
     async def _rows(self, query: Executable, **values: Any) -> Sequence[_Row]:
-        async with answering("store"), self._engines.readers.connect() as connection:
+        async with answering("store", self._engines), self._engines.readers.connect() as connection:
             return (await connection.execute(query, values)).all()
 
     async def _value(self, query: Executable, **values: Any) -> Any:

@@ -6,14 +6,15 @@ itself is held against its own Merkle leaves and frontier first, so that what is
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, String, create_engine, event, select, type_coerce
+from sqlalchemy import Connection, Engine, Text, cast, create_engine, event, exc, inspect, select
 
 from adapters.sql import schema
 from adapters.sql.rows import CHECKSUM_ZERO, Shape, add_checksum, checksum_of
@@ -24,6 +25,9 @@ from core.kernel.commit import Commit, Entry
 from core.kernel.errors import StartRefused
 from core.kernel.merkle import HASH_BYTES, Frontier, leaf_hash
 from core.projection import JournalView, RowView, View
+
+if TYPE_CHECKING:
+    from adapters.sql.postgres import Postgres
 
 PAGE = 2000
 
@@ -95,30 +99,73 @@ class _Refold:
         }
 
 
-def verify(root: Path, views: Sequence[View], codec: Codec, progress: Progress) -> Report:
-    """Compare all views of a data directory with the fold of its store; `progress` hears (position, end)."""
-    store, live = (_open(root / name) for name in ("store.db", "views.db"))
+def verify(
+    store: Path | Postgres, live: Path | Postgres, views: Sequence[View], codec: Codec, progress: Progress
+) -> Report:
+    """Compare the views of a database with the fold of a store; `progress` hears (position, end).
+
+    For a thread of its own: it blocks, and on Postgres it runs a loop.
+    """
+
+    def compare(seen: Connection, recorded: Connection) -> Report:
+        return _verify(seen, recorded, views, codec, progress)
+
+    if not (isinstance(store, Path) and isinstance(live, Path)):
+        assert not isinstance(store, Path)
+        assert not isinstance(live, Path)
+        return asyncio.run(_on_postgres(store, live, compare))
+    engines = [_open(path) for path in (store, live)]
     try:
-        with live.connect() as seen, store.connect() as recorded:
+        with engines[1].connect() as seen, engines[0].connect() as recorded:
             seen.exec_driver_sql("BEGIN")
-            states = {row.name: row for row in seen.execute(select(state))}
-            end = min((states[view.name].position for view in views if view.name in states), default=0)
-            stopped: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
-            for row in seen.execute(select(parked)):
-                stopped[row.view][row.noun, row.aggregate_id] = row.position
-            refold = _Refold(views, stopped)
-            broken = _fold_store(recorded, codec, refold, end, progress)
-            if broken is not None:
-                return Report(False, end, [], broken)
-            return _compare_all(seen, views, refold, states, end)
+            return compare(seen, recorded)
     finally:
-        store.dispose()
-        live.dispose()
+        for engine in engines:
+            engine.dispose()
+
+
+async def _on_postgres(store: Postgres, live: Postgres, compare: Callable[[Connection, Connection], Report]) -> Report:
+    from adapters.sql import postgres, provision  # noqa: PLC0415 - a machine with files does not pay for it
+
+    engines = [postgres.reader_engine(place, readers=1, snapshot=True, statement_s_max=None) for place in (store, live)]
+    try:
+        async with engines[1].connect() as seen, engines[0].connect() as recorded:
+            other = recorded.sync_connection
+            assert other is not None
+            for connection, place in ((seen, live), (recorded, store)):
+                if not await connection.run_sync(lambda sync: inspect(sync).get_table_names()):
+                    raise StartRefused(
+                        f"There is no schema {place.schema} at {place.where} that this user can read.",
+                        remedy="Start Hivebus once on this database, or correct HIVEBUS_DATABASE_URL.",
+                    )
+            return await seen.run_sync(compare, other)
+    except (exc.DBAPIError, OSError) as error:
+        raise provision.refusal(live, error) from error
+    finally:
+        for engine in engines:
+            await engine.dispose()
+
+
+def _verify(seen: Connection, recorded: Connection, views: Sequence[View], codec: Codec, progress: Progress) -> Report:
+    states = {row.name: row for row in seen.execute(select(state))}
+    end = min((states[view.name].position for view in views if view.name in states), default=0)
+    stopped: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
+    for row in seen.execute(select(parked)):
+        stopped[row.view][row.noun, row.aggregate_id] = row.position
+    refold = _Refold(views, stopped)
+    broken = _fold_store(recorded, codec, refold, end, progress)
+    if broken is not None:
+        return Report(False, end, [], broken)
+    return _compare_all(seen, views, refold, states, end)
 
 
 def _open(path: Path) -> Engine:
     if not path.exists():
-        raise StartRefused(f"There is no {path}.", remedy="Start Hivebus once on this data directory, or name another.")
+        raise StartRefused(
+            f"There is no {path}.",
+            remedy="Start Hivebus once on this data directory, or name another; "
+            "where the store is in Postgres, set HIVEBUS_DATABASE_URL.",
+        )
     engine = create_engine(f"sqlite:///file:{path}?mode=ro&uri=true")
 
     @event.listens_for(engine, "connect")
@@ -204,9 +251,9 @@ def _compare(connection: Connection, view: View, expected: dict[str, dict[str, A
     shape = Shape(view.table)
     names = [str(name) for name in shape.columns]
     # JSON cells are read as the text they are: what is no JSON any more must be named, not raise.
-    plain = [type_coerce(column, String) if column.name in shape.json else column for column in view.table.columns]
+    plain = [cast(column, Text) if column.name in shape.json else column for column in view.table.columns]
     rows = 0
-    for values in connection.execute(select(*plain)):
+    for values in connection.execute(select(*plain).execution_options(yield_per=PAGE)):
         rows += 1
         row = dict(zip(names, values, strict=True))
         key = _key_of(view, row)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from sqlalchemy import (
@@ -30,11 +30,17 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.sql.engine import Engines, answering, sqlite_engines, writing
+from adapters.sql import faults
+from adapters.sql.engine import Engines, answering, open_engines, preparing, writing
 from adapters.sql.rows import CHECKSUM_ZERO, add_checksum, writer_of
 from adapters.sql.statements import insert_rows
+from adapters.sql.turns import take_turn
 from core.kernel.commit import Commit
+from core.kernel.ports import CheckpointMoved
 from core.projection import View
+
+if TYPE_CHECKING:
+    from adapters.sql.postgres import Postgres
 
 logger = logging.getLogger("hivebus.views")
 
@@ -100,12 +106,13 @@ class SqlViews:
         self._parked: dict[str, dict[tuple[str, str], int]] = {view.name: {} for view in views}
 
     @classmethod
-    async def open(cls, path: Path, views: Sequence[View], *, readers: int = 4) -> SqlViews:
-        """Open or create the database; empty what another version of the program wrote."""
-        engines = sqlite_engines(path, readers=readers)
+    async def open(cls, place: Path | Postgres, views: Sequence[View], *, readers: int = 4) -> SqlViews:
+        """Open or create the database, a file or a schema; empty what another version of the program wrote."""
+        engines = await open_engines(place, readers=readers, snapshot=True)
         opened = cls(engines, views)
         try:
-            await engines.thread.transact(opened._prepare)
+            async with preparing(engines) as thread:
+                await thread.transact(opened._prepare)
         except BaseException:
             await engines.close()
             raise
@@ -134,7 +141,8 @@ class SqlViews:
         """Fold commits into all views and move their checkpoints to `position`, in one transaction.
 
         Commits that a view has folded already are passed over. An event that a view cannot fold parks its aggregate
-        for that view from there on, visibly; it never stops the others. If this raises, nothing was written.
+        for that view from there on, visibly; it never stops the others. If this raises, nothing was written, unless
+        it raises Unavailable: then `refresh` tells.
         """
         parked_before = {name: dict(known) for name, known in self._parked.items()}
         try:
@@ -147,20 +155,22 @@ class SqlViews:
             raise
         self._states = states
 
+    async def refresh(self) -> None:
+        """Read again how far the views are, after an `apply` of which nobody knows what became."""
+        with writing("views"):
+            self._states, self._parked = await self._engines.thread.transact(self._read_states)
+
     @asynccontextmanager
     async def reader(self, *, at: int | None, now_ms: int) -> AsyncIterator[SqlReader]:
         """One consistent look. The caller has made sure that the views have reached `at`."""
-        async with answering("views"), self._engines.readers.connect() as connection:
-            await connection.exec_driver_sql("BEGIN")
-            try:
-                seen = (await connection.execute(select(state.c.position))).scalars().all()
-                yield SqlReader(connection, at, min(seen) if at is None else at, now_ms)
-            finally:
-                await connection.exec_driver_sql("ROLLBACK")
+        async with answering("views", self._engines), self._engines.look() as connection:
+            seen = (await connection.execute(select(state.c.position))).scalars().all()
+            yield SqlReader(connection, at, min(seen) if at is None else at, now_ms)
 
     # --- inside the writer's transaction ---
 
     def _prepare(self, connection: Connection) -> None:
+        take_turn(connection)
         _metadata.create_all(connection)
         stored = stored_states(connection)
         existing = set(inspect(connection).get_table_names())
@@ -180,6 +190,17 @@ class SqlViews:
         for row in connection.execute(select(parked)):
             self._parked[row.view][row.noun, row.aggregate_id] = row.position
 
+    def _read_states(
+        self, connection: Connection
+    ) -> tuple[dict[str, ViewState], dict[str, dict[tuple[str, str], int]]]:
+        # The lock waits for the transaction of a connection that was lost, if the server still has it.
+        connection.execute(select(state).with_for_update())
+        states = stored_states(connection)
+        stopped: dict[str, dict[tuple[str, str], int]] = {name: {} for name in self._views}
+        for row in connection.execute(select(parked)):
+            stopped[row.view][row.noun, row.aggregate_id] = row.position
+        return states, stopped
+
     def _write(self, connection: Connection, commits: Sequence[Commit], position: int) -> dict[str, ViewState]:
         states = {}
         for name, known in self._states.items():
@@ -189,11 +210,13 @@ class SqlViews:
                 fresh = [commit for commit in commits if commit.position > known.position]
             checksum = self._fold(connection, name, fresh, known.checksum)
             states[name] = ViewState(known.version, max(position, known.position), checksum)
-            connection.execute(
+            moved = connection.execute(
                 update(state)
-                .where(state.c.name == name)
+                .where(state.c.name == name, state.c.position == known.position)
                 .values(position=states[name].position, checksum=states[name].checksum)
             )
+            if moved.rowcount != 1:
+                raise CheckpointMoved(f"View {name} no longer stands at {known.position}: somebody else projects.")
         return states
 
     def _fold(self, connection: Connection, name: str, commits: Sequence[Commit], checksum: bytes) -> bytes:
@@ -204,9 +227,9 @@ class SqlViews:
         try:
             with connection.begin_nested():
                 return add_checksum(checksum, writer.write(connection, commits))
-        except SQLAlchemyError:
-            raise  # the database failed, not the fold
         except Exception as error:
+            if isinstance(error, SQLAlchemyError | OSError) and not faults.is_value(error):
+                raise  # the database failed, not the fold
             writer.forget()
             if len(commits) == 1:
                 self._park(connection, name, commits[0], error)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from core.kernel.codec import Codec, Undecodable
 from core.kernel.commit import Commit
-from core.kernel.errors import TooMany, Unavailable
+from core.kernel.errors import HivebusError, TooMany, Unavailable
 from core.kernel.ports import Store, Stored
 from core.services.pace import Pace
 from core.services.positions import PositionGate
@@ -29,7 +29,11 @@ class Views(Protocol):
         ...
 
     async def apply(self, commits: Sequence[Commit], position: int) -> None:
-        """Fold the commits and move the checkpoints; all or nothing. Raises Unavailable while the disk is full."""
+        """Fold the commits and move the checkpoints; all or nothing. After Unavailable, which of both is not known."""
+        ...
+
+    async def refresh(self) -> None:
+        """Read again, from the database, how far the views are."""
         ...
 
 
@@ -51,27 +55,44 @@ class Projector:
         self._recorded = recorded
         self._on_applied = on_applied
         self._pace = pace
+        self.trouble: str | None = None
 
     async def run(self) -> None:
-        """Project for ever."""
+        """Project for ever. While a database is away it waits; `trouble` says so."""
         self._on_applied(self._views.position)
         while True:
             if self._pace is not None:
                 self._pace.begin()
             try:
+                if self.trouble is not None:
+                    # The transaction that was under way may have been committed.
+                    await self._views.refresh()
+                    self._on_applied(self._views.position)
                 behind = await self._store.read(after=self._views.position, limit=BATCH_MAX)
+                if behind:
+                    commits = [commit for stored in behind if (commit := self._decoded(stored)) is not None]
+                    await self._views.apply(commits, behind[-1].entry.position)
+                    self._on_applied(self._views.position)
+                self._well()
                 if not behind:
                     await self._recorded.wait_for(self._views.position + 1, timeout_s=60.0)
                     continue
-                commits = [commit for stored in behind if (commit := self._decoded(stored)) is not None]
-                await self._views.apply(commits, behind[-1].entry.position)
             except (Unavailable, TooMany) as error:
-                logger.warning("The views wait: %s", error.sentence)
-                await asyncio.sleep(RETRY_S)
+                await self._wait(error)
                 continue
-            self._on_applied(self._views.position)
             if self._pace is not None:
                 await self._pace.rest()
+
+    def _well(self) -> None:
+        if self.trouble is not None:
+            logger.warning("The views go on from position %d.", self._views.position)
+            self.trouble = None
+
+    async def _wait(self, error: HivebusError) -> None:
+        if self.trouble is None:
+            logger.warning("The views wait: %s", error.sentence)
+        self.trouble = error.sentence
+        await asyncio.sleep(RETRY_S)
 
     def _decoded(self, stored: Stored) -> Commit | None:
         """The commit; None for what the recorder parked: no view may fold it."""

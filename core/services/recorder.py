@@ -15,7 +15,7 @@ from core.kernel.codec import Codec, Undecodable
 from core.kernel.commit import Body, Entry, split_subject
 from core.kernel.errors import Unavailable
 from core.kernel.merkle import Frontier, leaf_hash
-from core.kernel.ports import Checkpoint, Clock, EventLog, Recording, Store
+from core.kernel.ports import Checkpoint, CheckpointMoved, Clock, EventLog, Recording, Store
 from core.services.pace import Pace
 
 logger = logging.getLogger("hivebus.recorder")
@@ -23,8 +23,8 @@ logger = logging.getLogger("hivebus.recorder")
 # A refusal is a fact about a command that changed nothing: its key may be tried again, so it is never remembered.
 REFUSAL_NOUNS = frozenset({"refusal", "refusals"})
 NAME_CHARS_MAX = 512
-RETRY_S = 1.0
 VERSION_MAX = (1 << 63) - 1
+RETRY_S = 0.2
 
 _canonical_uuid = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}").fullmatch
 
@@ -46,8 +46,9 @@ def _nothing(_what: object) -> None: ...
 class Recorder:
     """Copies the log into the store, one transaction per batch, from the store's checkpoint on.
 
-    It stops only by an error: a hole in the log, another recorder, a store that does not write. What it cannot read
-    it parks and stores raw. A restart goes on at the checkpoint, the only cursor there is.
+    It stops only by an error: a hole in the log, another recorder, a store that refuses. For a store that is away it
+    waits, and `trouble` says so. What it cannot read it parks and stores raw. A restart goes on at the checkpoint, the
+    only cursor there is.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Recorder:
         self._pace = pace
         self._checkpoint = Checkpoint()
         self._delay_ms: int | None = None
+        self.trouble: str | None = None
 
     @property
     def position(self) -> int:
@@ -89,7 +91,8 @@ class Recorder:
 
         Raises Unavailable (code `log_hole`: the log skipped a position), CheckpointMoved (another recorder writes).
         """
-        self._checkpoint = await self._store.checkpoint()
+        self._checkpoint = await self._stored_checkpoint()
+        self._well()
         frontier = Frontier.decode(self._checkpoint.position, self._checkpoint.frontier)
         self._on_recorded(self.position)
         # The port promises aclose, which AsyncIterator does not spell.
@@ -119,7 +122,7 @@ class Recorder:
         # The time that `?at=` means never decreases, whatever the machine's clock does.
         recorded_ms = max(self._clock.now_ms(), old.recorded_ms)
         new = Checkpoint(position=frontier.size, recorded_ms=recorded_ms, frontier=frontier.encode())
-        await self._write(recordings, old, new)
+        await self._store_batch(recordings, old, new)
         self._checkpoint = new
         if occurred_ms is not None:
             self._delay_ms = recorded_ms - occurred_ms
@@ -127,24 +130,41 @@ class Recorder:
         self._on_recorded(new.position)
         self._on_commits(commits)
 
-    async def _write(self, recordings: Sequence[Recording], old: Checkpoint, new: Checkpoint) -> None:
-        """Write a batch, however long the store takes none. Nothing is written twice: each try asks where it stands."""
+    async def _store_batch(self, recordings: Sequence[Recording], old: Checkpoint, new: Checkpoint) -> None:
+        """Record until it is certain: a connection that broke at the commit says neither yes nor no."""
+        unknown = False
         while True:
             try:
                 await self._store.record(recordings, old=old, new=new)
-                return
             except Unavailable as error:
-                logger.warning("Recording waits at %d: %s", old.position, error.sentence)
-                await self._clock.sleep(RETRY_S)
-                if await self._stands_at(new):
-                    return
+                unknown = True
+                await self._wait(error)
+            except CheckpointMoved:
+                # By ourselves, perhaps: then the store stands exactly where this batch ends.
+                if not unknown or await self._stored_checkpoint() != new:
+                    raise
+                break
+            else:
+                break
+        self._well()
 
-    async def _stands_at(self, new: Checkpoint) -> bool:
-        """Whether a write that failed was committed all the same."""
-        try:
-            return await self._store.checkpoint() == new
-        except Unavailable:
-            return False
+    async def _stored_checkpoint(self) -> Checkpoint:
+        while True:
+            try:
+                return await self._store.checkpoint()
+            except Unavailable as error:
+                await self._wait(error)
+
+    async def _wait(self, error: Unavailable) -> None:
+        if self.trouble is None:
+            logger.warning("Recording waits at position %d: %s", self.position, error.sentence)
+        self.trouble = error.sentence
+        await self._clock.sleep(RETRY_S)
+
+    def _well(self) -> None:
+        if self.trouble is not None:
+            logger.warning("Recording goes on after position %d.", self.position)
+            self.trouble = None
 
     def _refuse_hole(self, entries: Sequence[Entry]) -> None:
         for expected, entry in enumerate(entries, self.position + 1):

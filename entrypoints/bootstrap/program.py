@@ -61,12 +61,13 @@ from core.services.relay import Relay
 from core.services.scheduler import Scheduler
 from core.services.vault import Vault
 from entrypoints.bootstrap.agents import Identity, kept, make_host
+from entrypoints.database import address_of, places
 from entrypoints.http.door import Door, load_key
 from entrypoints.http.system import System, Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
 from entrypoints.roles import AGENTS, RECORDER, SCHEDULER
-from entrypoints.settings import Settings
+from entrypoints.settings import Settings, load
 from entrypoints.views import renew as renew_views
 from projections.catalogue import QUERIES, VIEWS
 
@@ -82,10 +83,14 @@ SOLE_S = 30.0
 
 
 class Program(Struct, frozen=True, kw_only=True):
-    """Everything that runs in this process, joined and not yet started: what its roles say."""
+    """Everything that runs in this process, joined and not yet started: what its roles say.
+
+    `shared`: store and views lie in a database that processes of other machines reach too.
+    """
 
     roles: frozenset[str]
     recording: Lease
+    shared: bool
     registry: Registry
     bus: CommandBus
     log: JetStreamLog
@@ -111,12 +116,16 @@ class Program(Struct, frozen=True, kw_only=True):
 
     def services(self) -> list[Coroutine[Any, Any, None]]:
         """The loops. One that ends brings the program down."""
-        writes = self._record() if RECORDER in self.roles else self.follower.run()
-        return [self.disk.run(), self.log.watch(), self.scheduler.run(), self._refusals(), writes]
+        loops = [self.disk.run(), self.log.watch(), self.scheduler.run(), self._refusals()]
+        if RECORDER in self.roles:
+            loops.append(self._record())
+        if self.shared or RECORDER not in self.roles:
+            loops.append(self.follower.run())
+        return loops
 
     async def _record(self) -> None:
-        """Record and project whenever the role is ours. Store and views are files of this machine alone."""
-        within_s: float | None = SOLE_S
+        """Record and project whenever the role is ours. Files belong to this machine, and so must the role."""
+        within_s = None if self.shared else SOLE_S
         while True:
             try:
                 await hold(self.recording, self._write, within_s=within_s)
@@ -162,12 +171,13 @@ async def joined(
         clients = await connect_to(broker.access, name="hivebus-clients")
         stack.push_async_callback(clients.close)
         stack.push_async_callback(log.close)
-        store = await SqlStore.open(root / "store.db", readers=settings.readers)
+        recorded_in, shown_in = places(settings, root)
+        store = await SqlStore.open(recorded_in, readers=settings.readers)
         stack.push_async_callback(store.close)
         refuse_unless_equal(await compare(log, store))
-        if (await store.checkpoint()).position:
+        if isinstance(shown_in, Path) and (await store.checkpoint()).position:
             await asyncio.to_thread(renew_views, root, halted)
-        views = await SqlViews.open(root / "views.db", VIEWS, readers=settings.readers)
+        views = await SqlViews.open(shown_in, VIEWS, readers=settings.readers)
         stack.push_async_callback(views.close)
         blobs, secret_files = FileBlobs(root), FileSecrets(root)
         leases = await JetStreamLeases.open(client, replicas=replicas) if settings.nats_url else None
@@ -230,7 +240,7 @@ async def _link(stack: AsyncExitStack, broker: Broker, client: WireClient, progr
 
 async def verify(root: Path, progress: Callable[[int, int], None]) -> Report:
     """Refold the store of a data directory and compare all views, beside a running program or without one."""
-    return await asyncio.to_thread(verify_views, root, VIEWS, Codec(make_registry()), progress)
+    return await asyncio.to_thread(verify_views, *places(load(), root), VIEWS, Codec(make_registry()), progress)
 
 
 def _join(
@@ -321,9 +331,10 @@ def _join(
             applied_to = reader.position
         return (await store.checkpoint()).position, applied_to
 
-    return Program(
+    program = Program(
         roles=settings.role_set,
         recording=_role(leases, RECORDER),
+        shared=bool(address_of(settings)),
         registry=registry,
         bus=bus,
         log=log,
@@ -372,6 +383,8 @@ def _join(
         recorded=recorded,
         applied=applied,
     )
+    vitals.waits = lambda: program.recorder.trouble or program.projector.trouble
+    return program
 
 
 def _role(leases: JetStreamLeases | None, name: str) -> Lease:

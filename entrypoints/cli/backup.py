@@ -162,7 +162,7 @@ def _mb(size: int) -> str:
 
 
 def _refuse_postgres() -> None:
-    if os.environ.get(DATABASE_VARIABLE):
+    if os.environ.get(DATABASE_VARIABLE) or os.environ.get(f"{DATABASE_VARIABLE}_FILE"):
         raise Failure(
             f"{DATABASE_VARIABLE} is set: the store lies in Postgres, and this command copies SQLite.",
             remedy="Back the database up with pg_dump --format=custom (and restore it with pg_restore into an empty "

@@ -141,7 +141,8 @@ def verify_verb() -> Verb:
         callback=verify,
         help="""Prove that the views equal the log: fold every stored commit again and compare each row.
 
-        Works on the files of this machine, while the server runs or not; changes nothing. Exit codes: 0 equal, 1 not.
+        Works on the files of this machine, or on the Postgres that HIVEBUS_DATABASE_URL names, while the server runs or
+        not; changes nothing. Exit codes: 0 equal, 1 not.
         """,
         short_help="Prove that the views equal the log.",
         examples=("hivebus verify", "hivebus verify --json | jq .difference"),

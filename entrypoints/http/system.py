@@ -30,12 +30,16 @@ NOT_HERE = "this node is not part of a Docker Swarm"
 
 
 class Vitals(Struct, kw_only=True):
-    """What the program knows of its own state. `draining` turns readiness red from SIGTERM on."""
+    """What the program knows of its own state. `draining` turns readiness red from SIGTERM on.
+
+    `waits` says for which database recording or the views wait; None where they go on.
+    """
 
     version: str
     started_ms: int
     slots: int
     draining: bool = False
+    waits: Callable[[], str | None] = lambda: None
 
 
 class System:
@@ -92,7 +96,9 @@ class System:
     async def _ready(self, request: Request) -> HTTPResponse:
         reason = await self._not_ready()
         if reason is None:
-            return json_response({"status": "ready"})
+            # Commands need the log, not the database: taking this replica away would help nobody.
+            waits = self._vitals.waits()
+            return json_response({"status": "ready"} | ({"database": waits} if waits else {}))
         raise Unavailable(reason, code="not_ready", remedy="Wait, or ask another replica.", retry_after_s=1)
 
     async def _not_ready(self) -> str | None:
@@ -114,14 +120,18 @@ class System:
         unknown = {"services.websocket": "this version has no WebSocket listener"}
         active: int | None = None
         queued: int | None = None
+        waits = self._vitals.waits()
         try:
+            if waits is not None:
+                raise Unavailable(waits)
             async with self._views.reader(at=None, now_ms=now_ms) as reader:
                 active = await count_active(reader)
                 queued = (await show_queue(ShowQueue(), reader))["depth"]
         except Unavailable as error:
+            unknown["services.agents"] = error.sentence
             unknown |= dict.fromkeys(("metrics.active_agents", "metrics.queued_tasks"), error.sentence)
         services = {
-            "agents": "healthy" if active else "degraded",
+            "agents": None if active is None else "healthy" if active else "degraded",
             "websocket": None,
             "database": "unhealthy" if active is None else "degraded" if self._views.parked else "healthy",
             "broker": "healthy" if broker else "unhealthy",

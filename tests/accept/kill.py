@@ -80,8 +80,8 @@ def run(options: Options) -> Figures:
             expect(not submitter.is_alive(), "a submitter never got its answers")
         acknowledged = {n: ids for submitter in submitters for n, ids in submitter.acknowledged.items()}
         client = program.client()
-        _settle(client, tasks)
-        figures = _check(client, acknowledged, tasks)
+        settle(client, tasks)
+        figures = check(client, acknowledged, tasks)
         verified = program.command("verify", "--json")
         expect(verified.returncode == 0, f"verify: {verified.stdout!r} {verified.stderr!r}")
         program.terminate()
@@ -102,7 +102,8 @@ def _kill_again_and_again(program: Program, kills: int, rng: random.Random) -> i
     return 0
 
 
-def _settle(client: Client, tasks: int) -> None:
+def settle(client: Client, tasks: int) -> None:
+    """Wait until so many tasks have ended."""
     deadline = time.monotonic() + SETTLE_S_MAX
     while True:
         ended = sum(client.get(f"/api/tasks?status={status}&limit=1")["pagination"]["total"] for status in FINAL)
@@ -112,7 +113,8 @@ def _settle(client: Client, tasks: int) -> None:
         time.sleep(0.25)
 
 
-def _check(client: Client, acknowledged: dict[int, tuple[str, int]], tasks: int) -> Figures:
+def check(client: Client, acknowledged: dict[int, tuple[str, int]], tasks: int) -> Figures:
+    """Every acknowledged command is on the log once and where it was said to be, and every task ended once."""
     events = client.events()
     submitted = {e["subject"]: int(e["sequence"]) for e in events if e["type"] == "hivebus.task.submitted"}
     expect(sum(e["type"] == "hivebus.task.submitted" for e in events) == tasks, "a submit is on the log twice, or not")

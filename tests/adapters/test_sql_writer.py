@@ -7,20 +7,24 @@ import pytest
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, select, text
 
 from adapters.sql import schema
-from adapters.sql.engine import Engines, sqlite_engines
+from adapters.sql.engine import Engines, open_engines
 from adapters.sql.migrate import migrate
 from adapters.sql.names import Names
 from adapters.sql.statements import LOOK_UP_MAX, insert_rows, look_up
 from adapters.sql.store import SqlStore
 from core.kernel.errors import Unavailable
 from tests.contracts.store import commit, given, parked
+from tests.places import place
 
 A, B = "hive.log.task.a", "hive.log.task.b"
 
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
+
 @pytest.fixture
 async def engines(tmp_path: Path) -> AsyncIterator[Engines]:
-    engines = sqlite_engines(tmp_path / "store.db")
+    engines = await open_engines(place(tmp_path / "store.db"))
     await migrate(engines)
     yield engines
     await engines.close()
@@ -98,4 +102,5 @@ async def test_a_store_whose_database_does_not_answer_says_so_and_when_to_come_b
     await engines.thread.transact(Connection.execute, text("DROP TABLE checkpoint"))
     with pytest.raises(Unavailable) as unavailable:
         await SqlStore(engines).checkpoint()
-    assert (unavailable.value.code, unavailable.value.retry_after_s) == ("store_unavailable", 1)
+    code = "database_unavailable" if engines.server else "store_unavailable"
+    assert (unavailable.value.code, unavailable.value.retry_after_s) == (code, 1)

@@ -81,7 +81,7 @@ def test_verify_names_a_json_cell_that_is_no_json(tmp_path: Path) -> None:
     asyncio.run(made(tmp_path, history))
     with sqlite3.connect(tmp_path / "views.db") as connection:
         connection.execute("UPDATE tasks SET attempts = '['")
-    report = verify(tmp_path, VIEWS, CODEC, lambda p, e: None)
+    report = verify(tmp_path / "store.db", tmp_path / "views.db", VIEWS, CODEC, lambda p, e: None)
     assert report.difference is not None
     assert (report.difference.view, report.difference.column) == ("tasks", "attempts")
 
@@ -92,7 +92,7 @@ def test_verify_tells_true_from_one_in_a_json_cell(tmp_path: Path) -> None:
     asyncio.run(made(tmp_path, history))
     with sqlite3.connect(tmp_path / "views.db") as connection:
         connection.execute("""UPDATE task_specs SET parameters = '{"n":true}'""")
-    report = verify(tmp_path, VIEWS, CODEC, lambda p, e: None)
+    report = verify(tmp_path / "store.db", tmp_path / "views.db", VIEWS, CODEC, lambda p, e: None)
     assert report.difference is not None
 
 

@@ -32,7 +32,7 @@ def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
 def test_every_setting_is_a_variable_with_a_description(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.model_fields[name].description
     default = getattr(load(), name)
-    text = {"profile": "fast", "log_level": "debug", "roles": "api"}
+    text = {"profile": "fast", "log_level": "debug", "roles": "api,recorder", "database_schema": "other"}
     numeric = isinstance(default, int | float)
     changed = str(default + (0.5 if isinstance(default, float) else 1)) if numeric else text.get(name, "/x")
     monkeypatch.setenv(PREFIX + name.upper(), changed)

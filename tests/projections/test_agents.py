@@ -14,6 +14,8 @@ from projections import agents as a
 from projections.catalogue import VIEWS
 from tests.given import NOW_MS, History, ask, assigned, projected, row_of, spawned, started, submitted
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 SPAWNED: dict[str, Any] = {
     "id": "a",
     "created": 1,

@@ -11,6 +11,8 @@ from projections import queue as q
 from projections.catalogue import VIEWS
 from tests.given import NOW_MS, History, ask, assigned, projected, row_of, submitted
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 ENDED = AttemptEnded(fence=2, agent_id="a", outcome="failed", error="x")
 COMPLETED = TaskCompleted(fence=2, agent_id="a", started_ms=NOW_MS, result={})
 

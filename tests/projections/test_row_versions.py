@@ -24,6 +24,9 @@ from projections.catalogue import VIEWS
 from projections.timeline import Timeline, timeline
 from projections.view import true_at, versioned
 from tests.given import NOW_MS, STEPS, History, Simulation, projected, rows_of, spawned, started
+from tests.places import place
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 boxes = Table(
     "boxes",
@@ -113,7 +116,7 @@ def batches(history: History, cuts: Iterable[int]) -> Iterator[tuple[Sequence[Co
 @asynccontextmanager
 async def cut(folder: Path, views: Sequence[View], history: History, cuts: Iterable[int]) -> AsyncIterator[SqlViews]:
     """Views that have folded a history in such batches."""
-    opened = await SqlViews.open(folder / "views.db", views)
+    opened = await SqlViews.open(place(folder / "views.db"), views)
     try:
         for commits, end in batches(history, cuts):
             await opened.apply(commits, end)
@@ -286,11 +289,11 @@ async def test_positions_without_a_commit_for_anybody_still_move_the_checkpoint(
 async def test_views_go_on_where_they_were_closed(tmp_path: Path) -> None:
     history = agents(("a", [SPAWN]), ("b", [SPAWN]), ("a", [START]), ("b", [RETIRE]))
     for position in range(1, 5):
-        views = await SqlViews.open(tmp_path / "views.db", [Boxes()])
+        views = await SqlViews.open(place(tmp_path / "views.db"), [Boxes()])
         assert views.position == position - 1
         await views.apply(history.commits[position - 1 : position], position)
         await views.close()
-    views = await SqlViews.open(tmp_path / "views.db", [Boxes()])
+    views = await SqlViews.open(place(tmp_path / "views.db"), [Boxes()])
     try:
         rows = await table_of(views, boxes)
         assert rows == spans(Boxes(), history)
@@ -311,7 +314,7 @@ async def test_a_view_of_another_version_begins_again_and_its_neighbours_go_on(t
     history = agents(("a", [SPAWN]), ("a", [START]))
     async with projected(tmp_path, [Boxes(), Timeline()], history) as views:
         kept = views.states["timeline"]
-    views = await SqlViews.open(tmp_path / "views.db", [Renewed(), Timeline()])
+    views = await SqlViews.open(place(tmp_path / "views.db"), [Renewed(), Timeline()])
     try:
         assert views.states == {"boxes": ViewState("renewed", 0, CHECKSUM_ZERO), "timeline": kept}
         assert (views.position, await table_of(views, boxes)) == (0, [])
@@ -325,7 +328,7 @@ async def test_a_view_of_another_version_begins_again_and_its_neighbours_go_on(t
 async def test_a_view_that_the_program_no_longer_has_holds_nobody_up(tmp_path: Path) -> None:
     async with projected(tmp_path, [Boxes(), Timeline()], agents(("a", [SPAWN]))):
         pass
-    views = await SqlViews.open(tmp_path / "views.db", [Timeline()])
+    views = await SqlViews.open(place(tmp_path / "views.db"), [Timeline()])
     try:
         await views.apply([], 9)
         assert views.position == 9
@@ -359,12 +362,12 @@ async def test_an_event_that_cannot_be_folded_parks_its_aggregate_for_that_view_
 
 async def test_what_is_parked_stays_parked_after_a_restart_and_is_forgotten_with_its_view(tmp_path: Path) -> None:
     history = agents(("a", [SPAWN]), ("a", [POISON]), ("a", [START]))
-    first = await SqlViews.open(tmp_path / "views.db", [Boxes()])
+    first = await SqlViews.open(place(tmp_path / "views.db"), [Boxes()])
     await first.apply(history.commits[:2], 2)
     await first.close()
     async with projected(tmp_path, [Boxes()], history) as again:
         assert again.parked == 1
         assert await table_of(again, boxes) == [box("a", ["AgentSpawned"], 0.5, 1)]
-    renewed = await SqlViews.open(tmp_path / "views.db", [Renewed()])
+    renewed = await SqlViews.open(place(tmp_path / "views.db"), [Renewed()])
     assert renewed.parked == 0
     await renewed.close()

@@ -26,6 +26,8 @@ from projections import tasks as t
 from projections.catalogue import VIEWS
 from tests.given import CORRELATION, NOW_MS, History, ask, assigned, projected, registered, row_of, spawned, submitted
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 SUBMITTED: dict[str, Any] = {
     "id": "t",
     "created": 1,

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from core.kernel.outcomes import RefusalsSuppressed
 from core.task import TaskCancelled, TaskQueued
 from projections.catalogue import VIEWS
 from projections.timeline import Timeline, history_of, timeline
 from tests.given import CORRELATION, NOW_MS, History, command_id, projected, rows_of, spawned, submitted
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 
 def a_history() -> History:

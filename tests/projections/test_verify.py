@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,13 +83,15 @@ def changing(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def verified(root: Path) -> Report:
-    return verify(root, VIEWS, CODEC, lambda position, end: None)
+def verified(root: Path, progress: Callable[[int, int], None] = lambda position, end: None) -> Report:
+    return verify(root / "store.db", root / "views.db", VIEWS, CODEC, progress)
 
 
 def test_what_was_folded_live_equals_what_is_folded_again(root: Path) -> None:
     heard: list[tuple[int, int]] = []
-    report = verify(root, VIEWS, CODEC, lambda position, end: heard.append((position, end)))
+    report = verify(
+        root / "store.db", root / "views.db", VIEWS, CODEC, lambda position, end: heard.append((position, end))
+    )
     rows = {"task_specs": 2, "tasks": 4, "agents": 4, "queue": 4, "timeline": 10}
     assert report == Report(True, HEAD, [Checked(name, rows[name], True) for name in NAMES], None)
     assert heard == [(HEAD, HEAD)]

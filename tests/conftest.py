@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.places import on_postgres
+from tests.postgres import PostgresCluster
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresCluster]:
+    """One server for all tests; each works in schemas of its own."""
+    with PostgresCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.peers)])
+def each_database(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The module's tests run once on files and once on Postgres."""
+    if request.param == "sqlite":
+        yield
+        return
+    with on_postgres(request.getfixturevalue("postgres").url):
+        yield
