@@ -79,6 +79,17 @@ def prepare(root: Path, program: str) -> None:
         _write(root / FILE, DataFormat(program=program))
 
 
+def refuse_another(root: Path, program: str) -> None:
+    """Raise StartRefused unless this very program wrote the directory last: others of it work there now."""
+    found = _read(root / FILE)
+    if found != DataFormat(program=program):
+        raise StartRefused(
+            f"Processes of {found.program if found else 'another version'} work in {root}; this is {program}.",
+            code="data_dir_in_use",
+            remedy="Stop them first: a directory is brought to a newer version while nobody works in it.",
+        )
+
+
 def _read(path: Path) -> DataFormat | None:
     """None where there is no file: the directory is new, or older than this file."""
     try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import uvloop
 
-from adapters.data_format import prepare
+from adapters.data_format import prepare, refuse_another
 from adapters.disk import refuse_exhausted
 from adapters.jetstream.broker import Broker
 from adapters.jetstream.joined import JoinedServer
@@ -62,6 +62,7 @@ def serve() -> int:
     try:
         settings = settings_module.load()
         begin_log(settings.log_level)
+        refuse_exhausted(settings.data_dir)
         roles = settings.role_set
         if roles == {AGENTS}:
             served: int = importlib.import_module("entrypoints.agent_host").serve()
@@ -69,8 +70,12 @@ def serve() -> int:
         refuse_exhausted(settings.data_dir)
         address_of(settings)  # refused before anything starts
         directory = DataDirectory(settings.data_dir)
-        directory.join(roles & ({RECORDER, AGENTS} if settings.nats_url else {RECORDER, SCHEDULER, AGENTS}))
-        prepare(settings.data_dir, version_of("hivebus"))
+        program, root = version_of("hivebus"), settings.data_dir
+        directory.join(
+            roles & ({RECORDER, AGENTS} if settings.nats_url else {RECORDER, SCHEDULER, AGENTS}),
+            alone=lambda: prepare(root, program),
+            beside=lambda: refuse_another(root, program),
+        )
         # The executors' children find the same data directory, whatever their working directory is.
         os.environ["HIVEBUS_DATA_DIR"] = str(settings.data_dir.absolute())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -142,7 +147,7 @@ class _Life:
         async with asyncio.TaskGroup() as group:
             services = [group.create_task(service) for service in program.services()]
             services.append(group.create_task(self._watch_broker(program)))
-            if not self._settings.nats_url:
+            if not self._settings.nats_url and not isinstance(self._broker, JoinedServer):
                 services.append(group.create_task(self._revive_broker(program)))
             lives = [group.create_task(program.host.live())] if program.host is not None else []
             if await self._until_ready(program):

@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -32,17 +32,30 @@ class DataDirectory:
             raise self._in_use(file, "")
         _sign(file)
 
-    def join(self, roles: frozenset[str]) -> None:
-        """Create it if need be, and hold these roles in it. Raises StartRefused, too, where another holds one."""
-        file = self._open("lock")
-        if not _locked(file, fcntl.LOCK_SH):
-            raise self._in_use(file, "")
-        for role in sorted(roles):
-            lock = self._open(f"{role}.lock")
-            if not _locked(lock, fcntl.LOCK_EX):
-                raise self._in_use(lock, role if len(roles) < ALONE else "")
-            _sign(lock)
-        _sign(file)
+    def join(self, roles: frozenset[str], *, alone: Callable[[], None], beside: Callable[[], None]) -> None:
+        """Create it if need be, and hold these roles in it. Raises StartRefused, too, where another holds one.
+
+        `alone` runs while nobody else works in the directory, `beside` where others do already.
+        """
+        start = self._open("start.lock")
+        fcntl.flock(start, fcntl.LOCK_EX)
+        try:
+            file = self._open("lock")
+            first = _locked(file, fcntl.LOCK_EX)
+            if not first and not _locked(file, fcntl.LOCK_SH):
+                raise self._in_use(file, "")
+            for role in sorted(roles):
+                lock = self._open(f"{role}.lock")
+                if not _locked(lock, fcntl.LOCK_EX):
+                    raise self._in_use(lock, role if len(roles) < ALONE else "")
+                _sign(lock)
+            (alone if first else beside)()
+            _locked(file, fcntl.LOCK_SH)
+            _sign(file)
+        finally:
+            if start in self._files:
+                self._files.remove(start)
+                os.close(start)
 
     def win(self, role: str) -> bool:
         """Hold a role if nobody does; whether it is ours now."""

@@ -146,11 +146,24 @@ def test_up_puts_options_into_the_environment_and_ends_as_the_server_did(
     options = setting_options()
     environment: dict[str, str] = {}
     modules(monkeypatch, serve=lambda: code)
-    monkeypatch.setattr(machine, "setting_options", lambda _names: options)
+    monkeypatch.setattr(machine, "setting_options", lambda names=None: options)
     monkeypatch.setattr(machine, "os", SimpleNamespace(environ=environment))
     result = run("up", "--ui-port", "8000", "--profile", "fast", "--data-dir", "here")
     assert result.exit_code == code
     assert environment == {"HIVEBUS_UI_PORT": "8000", "HIVEBUS_PROFILE": "fast", "HIVEBUS_DATA_DIR": "here"}
+
+
+def test_an_agent_host_has_the_settings_that_it_reads_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = run("agent-host", "--help").stdout
+    assert all(f"--{name}" in page for name in ("data-dir", "host-name", "slots", "nats-url", "beat-s"))
+    assert not any(f"--{name}" in page for name in ("ui-port", "profile", "lease-s", "roles", "nats-password "))
+    options = setting_options(machine.OF_HOSTS)
+    modules(monkeypatch, serve=lambda: 1)
+    environment: dict[str, str] = {}
+    monkeypatch.setattr(machine, "setting_options", lambda names=None: options)
+    monkeypatch.setattr(machine, "os", SimpleNamespace(environ=environment))
+    assert run("agent-host", "--host-name", "gpu-1").exit_code == 1
+    assert environment == {"HIVEBUS_HOST_NAME": "gpu-1"}
 
 
 def test_every_setting_is_an_option_of_up() -> None:

@@ -15,34 +15,41 @@ from entrypoints.roles import AGENTS, API, RECORDER, SCHEDULER
 ALL = frozenset({RECORDER, SCHEDULER, AGENTS})
 
 
+def join(directory: DataDirectory, roles: frozenset[str]) -> list[str]:
+    """Join, and say whether anybody else was there."""
+    found: list[str] = []
+    directory.join(roles, alone=lambda: found.append("alone"), beside=lambda: found.append("beside"))
+    return found
+
+
 def test_roles_are_shared_out_and_each_is_held_once(tmp_path: Path) -> None:
     first, second, third = (DataDirectory(tmp_path) for _ in range(3))
-    first.join(frozenset({RECORDER}))
-    second.join(frozenset({SCHEDULER, AGENTS}))
+    assert join(first, frozenset({RECORDER})) == ["alone"]
+    assert join(second, frozenset({SCHEDULER, AGENTS})) == ["beside"]
     with pytest.raises(StartRefused, match=f"pid {os.getpid()}\\) has the role scheduler in") as refused:
-        third.join(frozenset({SCHEDULER}))
+        join(third, frozenset({SCHEDULER}))
     assert refused.value.code == "already_running"
     assert (third.has(RECORDER), third.has("nothing")) == (True, False)
     second.release()
-    third.join(frozenset({SCHEDULER}))
+    join(third, frozenset({SCHEDULER}))
 
 
 def test_what_wants_every_role_is_told_of_a_whole_program(tmp_path: Path) -> None:
     first = DataDirectory(tmp_path)
-    first.join(ALL)
+    join(first, ALL)
     with pytest.raises(StartRefused, match=r"Another Hivebus \(pid \d+\) runs on the data directory"):
-        DataDirectory(tmp_path).join(ALL)
+        join(DataDirectory(tmp_path), ALL)
 
 
 def test_who_needs_the_directory_alone_does_not_get_it_beside_a_role_and_no_role_beside_that(tmp_path: Path) -> None:
     reader, alone, late = (DataDirectory(tmp_path) for _ in range(3))
-    reader.join(frozenset())
+    join(reader, frozenset())
     with pytest.raises(StartRefused):
         alone.take()
     reader.release()
     alone.take()
     with pytest.raises(StartRefused):
-        late.join(frozenset({API}))
+        join(late, frozenset({API}))
 
 
 def test_the_first_to_ask_wins_the_broker(tmp_path: Path) -> None:

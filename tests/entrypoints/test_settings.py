@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.kernel.errors import StartRefused
+from entrypoints.roles import ALL
 from entrypoints.settings import PREFIX, SECRET, Settings, load
 from tests.entrypoints.program import RunningProgram
 
@@ -141,3 +142,19 @@ def test_the_program_says_it_in_two_lines_and_exits_with_1(data_dir: Path, name:
     assert said in words
     assert "sesame" not in words
     assert not data_dir.exists()
+
+
+def test_a_cluster_has_more_patience_unless_it_is_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIVEBUS_NATS_URL", "nats://localhost")
+    assert (load().lease_s, load().self_stop_s) == (60, 45)
+    monkeypatch.setenv("HIVEBUS_LEASE_S", "50")
+    monkeypatch.setenv("HIVEBUS_SELF_STOP_S", "15")
+    assert (load().lease_s, load().self_stop_s) == (50, 15)
+
+
+@pytest.mark.parametrize("text", ["", "api,api", "scheduler, api ", "agents"])
+def test_roles_have_one_order(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIVEBUS_ROLES", text)
+    words = {word.strip() for word in text.split(",")} - {""} or set(ALL)
+    assert load().role_set == words
+    assert load().roles.split(",") == [role for role in ALL if role in words]
