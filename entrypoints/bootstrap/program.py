@@ -21,16 +21,13 @@ from adapters.blobs.files import FileBlobs
 from adapters.clock import SystemClock
 from adapters.disk import FileSystem
 from adapters.executors.host import Host
-from adapters.jetstream import hosts
-from adapters.jetstream.advisories import watch_disconnects
 from adapters.jetstream.broker import Broker
 from adapters.jetstream.channel import ClientChannel
 from adapters.jetstream.connection import connect_to, ensure_stream
-from adapters.jetstream.hosts import NatsControl, NatsGateway
+from adapters.jetstream.hosts import NatsGateway
 from adapters.jetstream.lease import JetStreamLeases
 from adapters.jetstream.log import JetStreamLog
-from adapters.jetstream.wire import WireClient
-from adapters.memory.hosts import LocalControl, LocalGateway
+from adapters.memory.hosts import LocalGateway
 from adapters.secrets import FileSecrets
 from adapters.snapshots import FileSnapshots
 from adapters.sql.store import SqlStore
@@ -50,7 +47,6 @@ from core.services.disk import DiskGuard, Marks
 from core.services.dispatch import Dispatcher, Principal
 from core.services.host_door import HostDoor
 from core.services.leadership import Kept, hold
-from core.services.link import Beat, BeatAnswer
 from core.services.log_care import compare, refuse_unless_equal
 from core.services.pace import Pace
 from core.services.position_follower import PositionFollower
@@ -60,7 +56,8 @@ from core.services.recorder import Recorder
 from core.services.relay import Relay
 from core.services.scheduler import Scheduler
 from core.services.vault import Vault
-from entrypoints.bootstrap.agents import Identity, kept, make_host
+from entrypoints.bootstrap.agents import Identity, kept
+from entrypoints.bootstrap.links import hosted, linked
 from entrypoints.database import address_of, places
 from entrypoints.http.door import Door, load_key
 from entrypoints.http.system import System, Vitals
@@ -190,52 +187,9 @@ async def joined(
         if AGENTS in settings.role_set:
             machine = await Host.open(root, blobs, secret_files)
             stack.push_async_callback(machine.close)
-            program = replace(program, host=await _host(stack, settings, identity, machine, client, program, gateway))
-        await _link(stack, broker, client, program)
+            program = replace(program, host=await hosted(stack, settings, identity, machine, client, program, gateway))
+        await linked(stack, broker, client, program)
         yield program
-
-
-async def _host(
-    stack: AsyncExitStack,
-    settings: Settings,
-    identity: Identity,
-    machine: Host,
-    client: WireClient,
-    program: Program,
-    gateway: LocalGateway,
-) -> AgentHost:
-    """The host of this process. It speaks to the bus by calls, and to a scheduler elsewhere by messages."""
-    scheduler = program.scheduler
-    beat = scheduler.beat
-    if settings.nats_url or SCHEDULER not in settings.role_set:
-        far = NatsControl(client, program.registry, identity.id)
-        await far.start()
-        stack.callback(far.close)
-
-        async def beat(beat: Beat) -> BeatAnswer:
-            return await (scheduler.beat(beat) if scheduler.leading else far.beat(beat))
-
-    control = LocalControl(program.host_door, beat, identity.id)
-    suffix = f"@{identity.name}" if settings.nats_url else ""
-    host = make_host(settings, identity, machine, control, SystemClock(), suffix=suffix)
-    gateway.add(host)
-    await hosts.listen(client, host)
-    return host
-
-
-async def _link(stack: AsyncExitStack, broker: Broker, client: WireClient, program: Program) -> None:
-    """Let hosts elsewhere reach the bus and the scheduler, and the broker tell of those that are gone."""
-    scheduler = program.scheduler
-    for responder in (
-        hosts.commands(client, program.host_door, program.registry),
-        hosts.beats(client, scheduler.beat, lambda: scheduler.leading),
-    ):
-        await responder.start()
-        stack.push_async_callback(responder.close)
-    if broker.system_access is not None and SCHEDULER in program.roles:
-        system = await connect_to(broker.system_access, name="hivebus-system")
-        stack.push_async_callback(system.close)
-        await watch_disconnects(system, scheduler.suspect)
 
 
 async def verify(root: Path, progress: Callable[[int, int], None]) -> Report:
