@@ -54,7 +54,7 @@ class AgentDraining(Event, frozen=True):
     reason: str | None = None
 
 
-@agent.event("agent.retired")
+@agent.event("agent.retired", final=True)
 class AgentRetired(Event, frozen=True):
     """The agent is gone for good."""
 

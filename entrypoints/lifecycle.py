@@ -230,7 +230,7 @@ class _Life:
         cut = sum(await drained)
         # What was accepted to the last moment shall be in the store too: whoever copies it now has everything.
         if RECORDER in program.roles and program.recording.held:
-            await program.recorded.wait_for(program.scheduler.fleet.position, RECORD_S)
+            await program.recorded.wait_for(max(program.bus.newest, program.scheduler.fleet.position), RECORD_S)
         logger.info("Stopped; %d connections or commands had to be cut.", cut)
 
     # --- the broker ---

@@ -119,6 +119,7 @@ class _Voice:
 
     async def on_disconnected(self) -> None:
         self._client.connected.clear()
+        self._client.forget_unsent()
         if not self._client.is_closed:
             _logger.warning("Disconnected from the broker.")
         for tell in tuple(self._client.on_lost):

@@ -44,16 +44,24 @@ class Follower:
         requests: Requests,
         *,
         after: int,
+        trimmed_to: int = 0,
+        opened: asyncio.Event,
         ensure_held: Callable[[int], Awaitable[None]],
         on_close: Callable[[Follower], None],
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
-        """`ensure_held(position)` raises Unavailable when the log has passed a position and does not hold it."""
+        """`ensure_held(position)` raises Unavailable when the log has passed a position and does not hold it.
+
+        `opened` is the log's gate. Positions up to `trimmed_to` may be missing for good.
+        """
         self._client = client
         self._on_close = on_close
         self._requests = requests
         self._ensure_held = ensure_held
         self._seen = after
+        self._trimmed_to = trimmed_to
+        self._opened = opened
+        self._delivered = 0
         self._held: list[Entry] = []
         self._credit = 0
         self._consumer: str | None = None
@@ -133,10 +141,11 @@ class Follower:
     async def _open(self) -> None:
         """One attempt to make a consumer that starts after the last entry seen."""
         await self._client.connected.wait()
+        await self._opened.wait()
         # A wait that was cancelled in here may have left its subscription.
         self._client.unlisten(self._number)
         try:
-            await self._ensure_held(self._seen + 1)
+            await self._ensure_held(max(self._seen, self._trimmed_to) + 1)
             name = uuid4().hex
             self._inbox = self._client.new_inbox()
             self._number = await self._client.listen(self._inbox, self._on_message)
@@ -161,6 +170,7 @@ class Follower:
         self._consumer = name
         self._refused = False
         self._credit = 0
+        self._delivered = 0
 
     def _config(self, name: str) -> bytes:
         config = {
@@ -190,10 +200,12 @@ class Follower:
             self._on_status(headers)
             return
         self._credit -= 1
-        position = _position(reply)
+        position, delivered = _position(reply)
+        dense, self._delivered = delivered == self._delivered + 1, delivered
         if position <= self._seen:
             return
-        if position != self._seen + 1:
+        # Below the trim a gap is one of the log if the consumer itself left nothing out.
+        if position != self._seen + 1 and not (dense and position <= self._trimmed_to + 1):
             # Lost on the way, or gone from the stream: the next consumer finds out which.
             self._drop_consumer()
             return
@@ -218,7 +230,11 @@ class Follower:
             self._waiter.set_result(None)
 
 
-def _position(reply: bytes) -> int:
-    """The stream sequence in $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<stream seq>. ..."""
+def _position(reply: bytes) -> tuple[int, int]:
+    """The stream's and the consumer's sequence in a reply subject (NATS ADR-15).
+
+    $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
+    """
     tokens = reply.split(b".")
-    return int(tokens[5] if len(tokens) == 9 else tokens[7])
+    first = 5 if len(tokens) == 9 else 7
+    return int(tokens[first]), int(tokens[first + 1])

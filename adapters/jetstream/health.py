@@ -8,6 +8,7 @@ import time
 from typing import NoReturn
 
 from adapters.jetstream.api import STREAM_INFO, stream_info_of
+from adapters.jetstream.gate import Gate
 from adapters.jetstream.requests import NoAnswer, NoResponders, Requests
 from adapters.jetstream.wire import WireClient
 from core.kernel.errors import Unavailable
@@ -27,14 +28,20 @@ class Pulse:
     PONG arrives for a flush that was given up, and a broker that cannot serve the log still answers PINGs.
     """
 
-    def __init__(self, client: WireClient, requests: Requests) -> None:
+    def __init__(self, client: WireClient, requests: Requests, gate: Gate) -> None:
         self._client = client
+        self._gate = gate
         self._requests = requests
         self._silent_at = float("-inf")
         self._serving = True
 
     @property
     def reachable(self) -> bool:
+        """Whether an append may leave: the broker answers, and its log was compared since it came (see Gate)."""
+        return self.answering and self._gate.opened.is_set()
+
+    @property
+    def answering(self) -> bool:
         """False while disconnected, or after an unanswered message, for 3 s at most: then the next one may try."""
         client = self._client
         # The rest is asked on every append, so the clock is read only after a miss.
@@ -56,7 +63,7 @@ class Pulse:
 
     async def watch(self) -> NoReturn:
         """Ask once a second, and say so in the log when the answer changes. Raises Unavailable if nats-py gave up."""
-        was_reachable = True
+        was_answering = True
         while True:
             await asyncio.sleep(FRESH_S)
             if self._client.is_closed:
@@ -66,9 +73,9 @@ class Pulse:
                     remedy="Start the program again; the broker's log says why it refused the connection.",
                 )
             await self._probe()
-            if self.reachable != was_reachable:
-                was_reachable = self.reachable
-                _logger.warning("The broker %s.", "answers again" if was_reachable else "does not answer")
+            if self.answering != was_answering:
+                was_answering = self.answering
+                _logger.warning("The broker %s.", "answers again" if was_answering else "does not answer")
 
     async def _probe(self) -> bool:
         sent_at = time.monotonic()

@@ -15,6 +15,7 @@ from adapters.jetstream.api import (
     unreachable,
 )
 from adapters.jetstream.follower import COPIED_HEARTBEAT_S, HEARTBEAT_S, Follower
+from adapters.jetstream.gate import Gate
 from adapters.jetstream.group_commit import GroupCommit
 from adapters.jetstream.health import Pulse
 from adapters.jetstream.publisher import IN_FLIGHT_MAX, Publisher
@@ -41,14 +42,17 @@ class JetStreamLog:
         append_deadline_s: float = APPEND_DEADLINE_S,
         in_flight_max: int = IN_FLIGHT_MAX,
         grouped: bool = False,
+        guarded: bool = False,
     ) -> None:
+        """`guarded`: the gate is shut now and after each loss of the connection, until somebody opens it."""
         self._client = client
         self._replicas = replicas
+        self.gate = Gate(client, guarded=guarded)
         self._append_deadline_s = append_deadline_s
         self._loop = asyncio.get_running_loop()
         self._requests = Requests(client)
         self._reader = Reader(self._requests, replicas=replicas)
-        self._pulse = Pulse(client, self._requests)
+        self._pulse = Pulse(client, self._requests, self.gate)
         try_s = min(TRY_MAX_S, append_deadline_s / 2)
         self._publisher = Publisher(client, self._pulse, timeout_s=try_s, in_flight_max=in_flight_max)
         self._group = GroupCommit(client, self._pulse, self._publisher, timeout_s=try_s) if grouped else None
@@ -67,6 +71,7 @@ class JetStreamLog:
         append_deadline_s: float = APPEND_DEADLINE_S,
         in_flight_max: int = IN_FLIGHT_MAX,
         grouped: bool = False,
+        guarded: bool = False,
     ) -> JetStreamLog:
         """A log on a connection whose stream is ensured, with the `replicas` that `ensure_stream` told.
 
@@ -78,6 +83,7 @@ class JetStreamLog:
             append_deadline_s=append_deadline_s,
             in_flight_max=in_flight_max,
             grouped=grouped,
+            guarded=guarded,
         )
         await log._requests.start()
         await log._publisher.start()
@@ -93,6 +99,7 @@ class JetStreamLog:
             self._group.close()
         self._publisher.close()
         self._requests.close()
+        self.gate.close()
 
     async def watch(self) -> NoReturn:
         """Ask the broker once a second; run it in the program's task group. Raises when the connection is closed."""
@@ -181,22 +188,32 @@ class JetStreamLog:
 
     async def read(self, subject: str, *, after: int = 0) -> list[Entry]:
         """See EventLog."""
+        self._pass_gate()
         return await self._reader.read(subject, after=after)
 
     async def entry(self, position: int) -> Entry | None:
         """See EventLog."""
+        self._pass_gate()
         return await self._reader.entry(position)
 
     async def head(self) -> int:
         """See EventLog."""
+        self._pass_gate()
         return await self._reader.head()
 
-    def follow(self, *, after: int) -> Follower:
+    def _pass_gate(self) -> None:
+        # An older copy of the log would answer that there is no such thing, about things that are only not back yet.
+        if not self.gate.opened.is_set():
+            raise unreachable("The log is being compared with the store.")
+
+    def follow(self, *, after: int, trimmed_to: int = 0) -> Follower:
         """See EventLog. `aclose` the follower, or it stays until the log is closed."""
         follower = Follower(
             self._client,
             self._requests,
             after=after,
+            trimmed_to=trimmed_to,
+            opened=self.gate.opened,
             ensure_held=self._reader.ensure_held,
             on_close=self._followers.discard,
             heartbeat_s=COPIED_HEARTBEAT_S if self._replicas > 1 else HEARTBEAT_S,

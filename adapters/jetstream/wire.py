@@ -88,6 +88,11 @@ class WireClient(Client):
         # Never cancelled: nats-py sets the result of whatever future it has kept, and would end its read loop by it.
         await asyncio.shield(pong)
 
+    def forget_unsent(self) -> None:
+        """Drop what waits to be sent: nats-py would send it on the next connection, before anybody has looked at it."""
+        self._pending.clear()
+        self._pending_data_size = 0
+
     async def close(self) -> None:
         """Close for good. A repeat is harmless."""
         await super().close()

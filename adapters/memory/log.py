@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from core.kernel.commit import COMMIT_MAX_BYTES, Entry
-from core.kernel.errors import LogFull, TooLarge
+from core.kernel.errors import LogFull, TooLarge, Unavailable
 from core.kernel.ports import Conflict
 
 BATCH_MAX = 1000
@@ -14,11 +14,11 @@ LOG_BYTES_MAX = 1024 * 1024 * 1024
 
 
 class MemoryLog:
-    """EventLog in a list. It takes bodies of 1 GiB together, then it is full."""
+    """EventLog and LogUpkeep in a list. It takes bodies of 1 GiB together, then it is full."""
 
     def __init__(self, *, bytes_max: int = LOG_BYTES_MAX) -> None:
         self._bytes_left = bytes_max
-        self._entries: list[Entry] = []
+        self._entries: list[Entry | None] = []
         self._by_subject: dict[str, list[Entry]] = {}
         self._followers: set[_Follower] = set()
 
@@ -34,10 +34,12 @@ class MemoryLog:
             raise Conflict([entry for entry in mine if entry.position > expected])
         if len(body) > self._bytes_left:
             raise LogFull("The log is full: it is held in memory.", remedy="Start with a log on disk.")
-        self._bytes_left -= len(body)
-        entry = Entry(len(self._entries) + 1, subject, commit_id, body)
+        return self._add(Entry(len(self._entries) + 1, subject, commit_id, body))
+
+    def _add(self, entry: Entry) -> int:
+        self._bytes_left -= len(entry.body)
         self._entries.append(entry)
-        self._by_subject.setdefault(subject, mine).append(entry)
+        self._by_subject.setdefault(entry.subject, []).append(entry)
         for follower in self._followers:
             follower.wake()
         return entry.position
@@ -54,15 +56,46 @@ class MemoryLog:
         """See EventLog."""
         return len(self._entries)
 
-    def follow(self, *, after: int) -> _Follower:
+    def follow(self, *, after: int, trimmed_to: int = 0) -> _Follower:
         """See EventLog."""
-        follower = _Follower(self._entries, after, self._followers.discard)
+        follower = _Follower(self._entries, after, trimmed_to, self._followers.discard)
         self._followers.add(follower)
         return follower
 
     async def healthy(self) -> bool:
         """See EventLog."""
         return True
+
+    # --- LogUpkeep ---
+
+    async def restore(self, entries: Sequence[Entry]) -> None:
+        """See LogUpkeep."""
+        for entry in entries:
+            if entry.position != len(self._entries) + 1:
+                raise Unavailable(
+                    f"Position {entry.position} is not next after {len(self._entries)}.", code="log_restore_refused"
+                )
+            self._add(entry)
+
+    async def subjects(self, *, offset: int) -> dict[str, int]:
+        """See LogUpkeep."""
+        names = sorted(self._by_subject)[offset : offset + BATCH_MAX]
+        return {name: len(self._by_subject[name]) for name in names}
+
+    async def purge(self, subject: str, *, through: int) -> int:
+        """See LogUpkeep."""
+        mine = self._by_subject.pop(subject, [])
+        kept = [entry for entry in mine if entry.position > through]
+        for entry in mine[: len(mine) - len(kept)]:
+            self._entries[entry.position - 1] = None
+            self._bytes_left += len(entry.body)
+        if kept:
+            self._by_subject[subject] = kept
+        return len(mine) - len(kept)
+
+    async def size(self) -> int:
+        """See LogUpkeep."""
+        return sum(len(entry.body) for mine in self._by_subject.values() for entry in mine)
 
     async def close(self) -> None:
         """End all followers."""
@@ -73,9 +106,16 @@ class MemoryLog:
 class _Follower:
     """A cursor into the list; it holds nothing itself. For one consumer."""
 
-    def __init__(self, entries: Sequence[Entry], after: int, on_close: Callable[[_Follower], None]) -> None:
+    def __init__(
+        self,
+        entries: Sequence[Entry | None],
+        after: int,
+        trimmed_to: int,
+        on_close: Callable[[_Follower], None],
+    ) -> None:
         self._entries = entries
         self._seen = after
+        self._trimmed_to = trimmed_to
         self._on_close = on_close
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
@@ -85,13 +125,25 @@ class _Follower:
 
     async def __anext__(self) -> Sequence[Entry]:
         while not self._closed:
-            batch = self._entries[self._seen : self._seen + BATCH_MAX]
+            batch = self._take()
             if batch:
-                self._seen += len(batch)
                 return batch
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         raise StopAsyncIteration
+
+    def _take(self) -> list[Entry]:
+        batch: list[Entry] = []
+        while len(batch) < BATCH_MAX and self._seen < len(self._entries):
+            entry = self._entries[self._seen]
+            if entry is not None:
+                batch.append(entry)
+            elif self._seen >= self._trimmed_to:
+                if batch:
+                    break
+                raise Unavailable(f"The log no longer holds position {self._seen + 1}.", code="log_hole")
+            self._seen += 1
+        return batch
 
     async def aclose(self) -> None:
         """End the iteration, also for a task that waits in it. A repeat is harmless."""

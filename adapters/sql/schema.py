@@ -1,4 +1,4 @@
-"""The tables of the store: the system of record, one row per commit of the log, never trimmed.
+"""The tables of the store: the system of record, one row per commit of the log, never trimmed, and what proves it.
 
 Ids of streams, actors and command types are the position of the commit that brought them first: unique, growing, the
 same after every rebuild, and known before the row is written, so that no insert has to hand a key back.
@@ -87,4 +87,13 @@ heads = Table(
     Column("root", LargeBinary(32), nullable=False),
     Column("signed_ms", BigInteger, nullable=False),
     Column("signature", LargeBinary(64), nullable=False),
+    Column("key_id", String(16), nullable=False),
+)
+
+trims = Table(
+    "trims",
+    metadata,
+    Column("at_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("trimmed_to", POSITION, nullable=False),
+    Column("actor", Text, nullable=False),
 )

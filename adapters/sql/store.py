@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Executable, Row, Select, bindparam, select
 
 from adapters.sql import schema
+from adapters.sql.care import SqlCare
 from adapters.sql.engine import Engines, answering, open_engines, writing
 from adapters.sql.migrate import migrate
 from adapters.sql.writer import Writer
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hivebus.store")
 
+T = TypeVar("T")
 _Row = Row[*tuple[Any, ...]]
 _Query = Select[*tuple[Any, ...]]
 
@@ -72,6 +74,7 @@ class SqlStore:
     def __init__(self, engines: Engines) -> None:
         self._engines = engines
         self._writer = Writer()
+        self.care = SqlCare(self._rows, self._read, engines.thread.transact)
 
     @classmethod
     async def open(cls, place: Path | Postgres, *, readers: int = 4) -> SqlStore:
@@ -141,6 +144,10 @@ class SqlStore:
     async def _rows(self, query: Executable, **values: Any) -> Sequence[_Row]:
         async with answering("store", self._engines), self._engines.readers.connect() as connection:
             return (await connection.execute(query, values)).all()
+
+    async def _read(self, work: Callable[..., T], *values: Any) -> T:
+        async with answering("store", self._engines), self._engines.readers.connect() as connection:
+            return await connection.run_sync(work, *values)
 
     async def _value(self, query: Executable, **values: Any) -> Any:
         rows = await self._rows(query, **values)

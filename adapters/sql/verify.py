@@ -16,7 +16,9 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, Text, cast, create_engine, event, exc, inspect, select
 
+from adapters.signing import Verifier
 from adapters.sql import schema
+from adapters.sql.head_check import Broken, HeadCheck
 from adapters.sql.rows import CHECKSUM_ZERO, Shape, add_checksum, checksum_of
 from adapters.sql.versions import Versions, fold_batch
 from adapters.sql.views import parked, state
@@ -53,12 +55,17 @@ class Checked(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """The outcome of a verification at a position."""
+    """The outcome of a verification at a position.
+
+    `heads` signed heads hold; of `unchecked_heads` more the root is right, and another machine's key signed them.
+    """
 
     equal: bool
     position: int
     views: list[Checked]
     difference: Difference | None
+    heads: int = 0
+    unchecked_heads: int = 0
 
 
 class _Refold:
@@ -100,7 +107,12 @@ class _Refold:
 
 
 def verify(
-    store: Path | Postgres, live: Path | Postgres, views: Sequence[View], codec: Codec, progress: Progress
+    store: Path | Postgres,
+    live: Path | Postgres,
+    views: Sequence[View],
+    codec: Codec,
+    progress: Progress,
+    verifier: Verifier | None = None,
 ) -> Report:
     """Compare the views of a database with the fold of a store; `progress` hears (position, end).
 
@@ -108,7 +120,9 @@ def verify(
     """
 
     def compare(seen: Connection, recorded: Connection) -> Report:
-        return _verify(seen, recorded, views, codec, progress)
+        # The files of one machine are signed by its key alone; a database by each machine that ever recorded in it.
+        heads = HeadCheck(recorded, verifier, alone=isinstance(store, Path))
+        return _verify(seen, recorded, views, codec, progress, heads)
 
     if not (isinstance(store, Path) and isinstance(live, Path)):
         assert not isinstance(store, Path)
@@ -146,17 +160,25 @@ async def _on_postgres(store: Postgres, live: Postgres, compare: Callable[[Conne
             await engine.dispose()
 
 
-def _verify(seen: Connection, recorded: Connection, views: Sequence[View], codec: Codec, progress: Progress) -> Report:
+def _verify(
+    seen: Connection,
+    recorded: Connection,
+    views: Sequence[View],
+    codec: Codec,
+    progress: Progress,
+    heads: HeadCheck,
+) -> Report:
     states = {row.name: row for row in seen.execute(select(state))}
     end = min((states[view.name].position for view in views if view.name in states), default=0)
     stopped: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
     for row in seen.execute(select(parked)):
         stopped[row.view][row.noun, row.aggregate_id] = row.position
     refold = _Refold(views, stopped)
-    broken = _fold_store(recorded, codec, refold, end, progress)
+    broken = _fold_store(recorded, codec, refold, end, progress, heads)
     if broken is not None:
         return Report(False, end, [], broken)
-    return _compare_all(seen, views, refold, states, end)
+    report = _compare_all(seen, views, refold, states, end)
+    return msgspec.structs.replace(report, heads=heads.checked, unchecked_heads=heads.unchecked)
 
 
 def _open(path: Path) -> Engine:
@@ -176,7 +198,7 @@ def _open(path: Path) -> Engine:
 
 
 def _fold_store(
-    connection: Connection, codec: Codec, refold: _Refold, end: int, progress: Progress
+    connection: Connection, codec: Codec, refold: _Refold, end: int, progress: Progress, heads: HeadCheck
 ) -> Difference | None:
     """Fold the store up to `end`; the first commit that is not what its leaf says, if one is not."""
     frontier = Frontier()
@@ -194,11 +216,18 @@ def _fold_store(
             if computed != leaf:
                 return Difference("store", str(after), "leaf", leaf.hex(), computed.hex())
             frontier.append(computed)
+            if broken := heads.at(frontier):
+                return _of_head(broken)
             if why is None:
                 commits.extend(_decoded(codec, entry))
         refold.fold(commits)
         progress(after, end)
-    return _compare_frontier(connection, frontier, after)
+    broken = heads.beyond()
+    return _of_head(broken) if broken else _compare_frontier(connection, frontier, after)
+
+
+def _of_head(broken: Broken) -> Difference:
+    return Difference("heads", str(broken.size), broken.column, broken.stored, broken.refolded)
 
 
 def _page(connection: Connection, after: int, end: int) -> Iterator[tuple[Entry, bytes, str | None]]:

@@ -15,8 +15,8 @@ from uuid import UUID
 from msgspec import Struct
 
 from core.kernel.codec import Codec
-from core.kernel.commit import Event, Moment, commit_id_of, fingerprint_of, subject_of
-from core.kernel.errors import HivebusError, KeyReused, NotFound, OutcomeUnknown, Refused, Unavailable
+from core.kernel.commit import Commit, Event, Moment, commit_id_of, fingerprint_of, subject_of
+from core.kernel.errors import Gone, HivebusError, KeyReused, NotFound, OutcomeUnknown, Refused, Unavailable
 from core.kernel.ids import derived, uuid7
 from core.kernel.loaded import AggregateCache, First, Loaded
 from core.kernel.outcomes import CommandUnchanged
@@ -26,6 +26,7 @@ from core.kernel.registry import CommandSpec, Context, Registry, Scope
 
 TRIES_MAX = 5
 KEYS_MAX = 10_000
+PAGE_MAX = 1000
 
 # A subject token is never a user's text: whatever does not look like one of our ids names nothing.
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}").fullmatch
@@ -92,6 +93,7 @@ class CommandBus:
         self._keys: OrderedDict[str, str] = OrderedDict()
         self.refusals = RefusalLedger(log, codec, clock)
         self.executed = 0
+        self.newest = 0
 
     async def execute(self, command: Struct, caller: Caller) -> Accepted:
         """Run a command to its commit.
@@ -102,10 +104,10 @@ class CommandBus:
         self.executed += 1
         job = self._job(command, caller)
         try:
-            if caller.keyed:
-                await self._claim_key(job)
-            if job.spec.creates:
+            stored = await self._claim_key(job) if caller.keyed else False
+            if job.spec.creates and not stored:
                 return await self._decide(job, Loaded(), fresh=True)
+            # A creation that the store has is a repeat: trimmed of it, the log would take it a second time.
             return await self._change(job)
         except HivebusError as error:
             await self._failed(job, error)
@@ -163,7 +165,13 @@ class CommandBus:
             if not loaded.position and not job.spec.upserts:
                 raise unknown(job.spec.noun, job.aggregate_id)
             repeat = await self._repeat(job, loaded)
+            if repeat is None and loaded.trimmed:
+                raise gone(job.spec.noun, job.aggregate_id)
             return repeat or await self._decide(job, loaded, fresh=fresh)
+
+    def forget(self, subject: str) -> None:
+        """The log was trimmed of this subject: what is kept of it no longer fits."""
+        self._cache.drop(subject)
 
     async def _decide(self, job: _Job, loaded: Loaded, *, fresh: bool) -> Accepted:
         """Decide and append; on a conflict, fold what came between and decide again.
@@ -232,6 +240,15 @@ class CommandBus:
 
     async def _catch_up(self, job: _Job, loaded: Loaded, conflict: Conflict) -> Accepted | None:
         """Fold what came first. The answer if it was this very command; KeyReused if another one created this."""
+        if loaded.position and not conflict.newer:
+            # What was folded here is no longer on the log: another process trimmed it.
+            self._cache.drop(job.subject)
+            raise Unavailable(
+                f"The log no longer holds {job.spec.noun} {job.aggregate_id} as it was folded here.",
+                code="contended",
+                remedy="Send the command again.",
+                retry_after_s=1,
+            )
         aggregate = self._registry.aggregates[job.spec.noun]
         loaded.catch_up(aggregate, [self._codec.decode(entry) for entry in conflict.newer])
         repeat = await self._repeat(job, loaded)
@@ -243,6 +260,7 @@ class CommandBus:
 
     def _applied(self, job: _Job, loaded: Loaded, events: Sequence[Event], position: int) -> Accepted:
         """Fold what is on the log now, and answer."""
+        self.newest = max(self.newest, position)
         context, before = job.context, loaded.state
         aggregate = self._registry.aggregates[job.spec.noun]
         loaded.apply(aggregate, events, Moment(position, context.now_ms, context.correlation_id))
@@ -263,10 +281,12 @@ class CommandBus:
 
     # --- repeats ---
 
-    async def _claim_key(self, job: _Job) -> None:
-        """A key stands for one body, whatever it is sent to. Raises KeyReused for another one."""
+    async def _claim_key(self, job: _Job) -> bool:
+        """A key stands for one body, whatever it is sent to: whether the store has it. Raises KeyReused for another."""
         known = self._keys.get(job.key)
-        if known is None:
+        stored = None
+        # A key that is kept here may have been used long ago: before anything is created twice, the store is asked.
+        if known is None or job.spec.creates:
             stored = await self._memory.remembered(job.context.command_id)
             # Another command may have claimed it meanwhile.
             known = self._keys.get(job.key) or (stored.fingerprint if stored else None)
@@ -275,6 +295,7 @@ class CommandBus:
         self._keys[job.key] = job.fingerprint
         if len(self._keys) > KEYS_MAX:
             self._keys.popitem(last=False)
+        return stored is not None
 
     async def _repeat(self, job: _Job, loaded: Loaded) -> Accepted | None:
         """The answer to a command that the log already holds."""
@@ -302,7 +323,10 @@ class CommandBus:
             return None
         entry = await self._log.entry(stored.position)
         if entry is None:
-            return First(stored.fingerprint, stored.position, job.context.now_ms, job.context.correlation_id)
+            held = await self._memory.stream(job.subject, after=stored.position - 1, limit=1)
+            if not held or held[0].entry.position != stored.position:
+                return First(stored.fingerprint, stored.position, job.context.now_ms, job.context.correlation_id)
+            entry = held[0].entry
         body = self._codec.body(entry.body)
         return First(stored.fingerprint, stored.position, body.occurred_at, body.correlation_id)
 
@@ -318,9 +342,24 @@ class CommandBus:
         return loaded
 
     async def _read(self, loaded: Loaded, noun: str, aggregate_id: str) -> None:
-        """Fold what the log has beyond what is loaded."""
-        entries = await self._log.read(subject_of(noun, aggregate_id), after=loaded.position)
-        loaded.catch_up(self._registry.aggregates[noun], [self._codec.decode(entry) for entry in entries])
+        """Fold what the log has beyond what is loaded, and what it was trimmed of from the store."""
+        subject = subject_of(noun, aggregate_id)
+        commits = [self._codec.decode(entry) for entry in await self._log.read(subject, after=loaded.position)]
+        if not loaded.position and (not commits or commits[0].body.version > 1):
+            older = await self._stored(subject, commits[0].position if commits else 0)
+            loaded.trimmed = bool(older)
+            commits = older + commits
+        loaded.catch_up(self._registry.aggregates[noun], commits)
+
+    async def _stored(self, subject: str, before: int) -> list[Commit]:
+        """The subject's commits as the store has them, before a position if that is not 0."""
+        commits: list[Commit] = []
+        after = 0
+        while page := await self._memory.stream(subject, after=after, limit=PAGE_MAX):
+            after = page[-1].entry.position
+            good = [stored.entry for stored in page if stored.parked is None]
+            commits += [self._codec.decode(entry) for entry in good if not before or entry.position < before]
+        return commits
 
 
 def unknown(noun: str, aggregate_id: str) -> HivebusError:
@@ -329,6 +368,15 @@ def unknown(noun: str, aggregate_id: str) -> HivebusError:
         f"There is no {noun} {aggregate_id}.",
         code=f"unknown_{noun}",
         remedy=f"List what there is: GET /api/{noun}s, or `hivebus {noun} list`.",
+    )
+
+
+def gone(noun: str, aggregate_id: str) -> HivebusError:
+    """The error for a command to what has ended and is no longer on the log."""
+    return Gone(
+        f"This {noun} has ended, and the log was trimmed of it: {aggregate_id}.",
+        code=f"trimmed_{noun}",
+        remedy=f"It can still be read: GET /api/{noun}s/{aggregate_id}. Create a new one to do it again.",
     )
 
 

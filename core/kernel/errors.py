@@ -7,6 +7,7 @@
     |-- Unauthenticated       401  unauthenticated
     |-- Forbidden             403  forbidden_origin, forbidden_host, forbidden
     |-- NotFound              404  unknown_<noun>, unknown_path
+    |-- Gone                  410  trimmed_<noun>
     |-- Refused               409  a decision said no: illegal_transition, stale_fence, ...
     |   `-- KeyReused         409  idempotency_key_reused
     |-- UnsupportedMedia      415  unsupported_media_type
@@ -101,6 +102,14 @@ class NotFound(HivebusError):
     status = 404
     jsonrpc = -32602
     default_code = "not_found"
+
+
+class Gone(HivebusError):
+    """It has ended, and the log no longer holds it: nothing can be done with it, only read."""
+
+    status = 410
+    jsonrpc = -32001
+    default_code = "gone"
 
 
 class Refused(HivebusError):

@@ -27,14 +27,15 @@ class First(NamedTuple):
 
 
 class Loaded:
-    """An aggregate: its state, where it stands on the log, and its last 64 commands."""
+    """An aggregate: its state, where it stands on the log, its last 64 commands. `trimmed`: the log lost its start."""
 
-    __slots__ = ("_lock", "expires", "position", "recent", "state", "version")
+    __slots__ = ("_lock", "expires", "position", "recent", "state", "trimmed", "version")
 
     def __init__(self) -> None:
         self.state: Any = None
         self.position = 0
         self.version = 0
+        self.trimmed = False
         # Thousands of these are kept, most for one command: a plain dict is a third of an OrderedDict.
         self.recent: dict[str, First] = {}
         self.expires = 0.0

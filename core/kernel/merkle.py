@@ -15,6 +15,7 @@ EMPTY_ROOT = sha256(b"").digest()
 # 0x00 marks a leaf and 0x01 a node, so that neither can be passed off as the other.
 _NODE = b"\x01"
 _leaf_head = Struct(">xQH").pack
+_head_numbers = Struct(">QQ").pack
 
 
 def leaf_hash(position: int, subject: str, body: bytes) -> bytes:
@@ -24,6 +25,11 @@ def leaf_hash(position: int, subject: str, body: bytes) -> bytes:
     """
     name = subject.encode()
     return sha256(_leaf_head(position, len(name)) + name + body).digest()
+
+
+def head_message(size: int, root: bytes, signed_ms: int) -> bytes:
+    """The bytes that a signed head signs: `hivebus head v1`, NUL, size and Unix milliseconds (8 bytes each), root."""
+    return b"hivebus head v1\0" + _head_numbers(size, signed_ms) + root
 
 
 class Frontier:

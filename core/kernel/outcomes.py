@@ -15,7 +15,7 @@ class CommandUnchanged(Event, frozen=True):
     """An accepted command found its wish already fulfilled. Stands on the aggregate's own subject."""
 
 
-@outcomes.event("command.refused")
+@outcomes.event("command.refused", final=True)
 class CommandRefused(Event, frozen=True):
     """A decision said no. Never holds the payload. Stands on a subject of its own."""
 
@@ -26,7 +26,7 @@ class CommandRefused(Event, frozen=True):
     pointer: str | None = None
 
 
-@outcomes.event("refusals.suppressed")
+@outcomes.event("refusals.suppressed", final=True)
 class RefusalsSuppressed(Event, frozen=True):
     """More refusals of one actor than the log takes; only their number is kept."""
 

@@ -49,11 +49,12 @@ class EventLog(Protocol):
         """The last position, 0 for an empty log."""
         ...
 
-    def follow(self, *, after: int) -> AsyncIterator[Sequence[Entry]]:
+    def follow(self, *, after: int, trimmed_to: int = 0) -> AsyncIterator[Sequence[Entry]]:
         """All entries after a position, for ever, in non-empty batches of at most 1,000, dense and without repeats.
 
         The consumer sets the pace: at most two batches are held for it. The iterator outlives disconnects. It ends
-        only by `aclose()` or with Unavailable, raised when the log no longer holds the next position.
+        only by `aclose()` or with Unavailable, raised when the log no longer holds the next position; positions up to
+        `trimmed_to` may be missing.
         """
         ...
 
@@ -88,6 +89,51 @@ class Lease(Protocol):
         ...
 
 
+class LogUpkeep(Protocol):
+    """What only the care of the log does: it sees the log while appends are held back, and changes what is in it."""
+
+    async def head(self) -> int:
+        """The last position, 0 for an empty log; a stream that is gone is made anew, and empty."""
+        ...
+
+    async def entry(self, position: int) -> Entry | None:
+        """The entry at a position; None where the log holds none."""
+        ...
+
+    async def restore(self, entries: Sequence[Entry]) -> None:
+        """Append entries at the positions that they have, byte for byte; each position is verified.
+
+        The first one must be next after the log's head. Raises Unavailable where a position is taken or no answer
+        came: some of them, the first ones, may then be stored.
+        """
+        ...
+
+    async def subjects(self, *, offset: int) -> dict[str, int]:
+        """A page of the subjects that the log holds, in order, without the first `offset`, each with the number of its
+        entries; empty at the end."""
+        ...
+
+    async def purge(self, subject: str, *, through: int) -> int:
+        """Drop the subject's entries up to a position; how many there were. The head stays what it is."""
+        ...
+
+    async def size(self) -> int:
+        """Bytes of the entries that the log holds."""
+        ...
+
+
+class LogGate(Protocol):
+    """Holds appends, reads and followers of this process back while nobody has looked at the log."""
+
+    async def next_connection(self, after: int) -> int:
+        """Wait for a connection newer than the one with this number (0: any); its number. It is shut until `open`."""
+        ...
+
+    def open(self, connection: int) -> None:
+        """Let everybody through, unless that connection was lost in the meantime."""
+        ...
+
+
 class Remembered(Struct, frozen=True):
     """An accepted command as the store keeps it."""
 
@@ -95,11 +141,23 @@ class Remembered(Struct, frozen=True):
     fingerprint: str
 
 
+class Stored(Struct, frozen=True):
+    """A commit as the store gives it back."""
+
+    entry: Entry
+    recorded_ms: int
+    parked: str | None = None
+
+
 class CommandMemory(Protocol):
-    """The store's answer to a late repeat."""
+    """What the store still knows when the log does not: late repeats, and aggregates that were trimmed."""
 
     async def remembered(self, command_id: UUID) -> Remembered | None:
         """The commit that this command left, if the store has it."""
+        ...
+
+    async def stream(self, subject: str, *, after: int, limit: int) -> list[Stored]:
+        """One subject's commits after a position, in order, the parked ones among them."""
         ...
 
 
@@ -152,14 +210,6 @@ class Checkpoint(Struct, frozen=True):
     frontier: tuple[bytes, ...] = ()
 
 
-class Stored(Struct, frozen=True):
-    """A commit as the store gives it back."""
-
-    entry: Entry
-    recorded_ms: int
-    parked: str | None = None
-
-
 class CheckpointMoved(Exception):
     """Another recorder advanced the checkpoint: this one must stop."""
 
@@ -192,14 +242,73 @@ class Store(CommandMemory, Protocol):
         """When a position was recorded; None where the store has no such position."""
         ...
 
-    async def stream(self, subject: str, *, after: int, limit: int) -> list[Stored]:
-        """One subject's commits after a position, in order, the parked ones among them."""
-        ...
-
     async def body_at(self, position: int) -> bytes | None:
         """The bytes of one commit as the log gave them; None where the store has no such position."""
         ...
 
     async def leaf(self, position: int) -> bytes | None:
         """The Merkle leaf that was recorded with a position; None where the store has no such position."""
+        ...
+
+
+class SignedHead(Struct, frozen=True):
+    """The root of the Merkle tree over the first `size` commits, signed; `key_id` names the key that signed."""
+
+    size: int
+    root: bytes
+    signed_ms: int
+    signature: bytes
+    key_id: str
+
+
+class Signer(Protocol):
+    """Signs the heads of the log."""
+
+    @property
+    def key_id(self) -> str:
+        """Names the key: the first 8 bytes of the SHA-256 of its public half, in hex."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature, 64 bytes (Ed25519, RFC 8032)."""
+        ...
+
+
+class Trim(Struct, frozen=True, kw_only=True):
+    """A trim of the log as the store remembers it: from then on, positions up to `trimmed_to` may be missing."""
+
+    trimmed_to: int
+    at_ms: int
+    actor: str
+
+
+class LastCommit(Struct, frozen=True):
+    """The newest commit of a subject; `body` is None where the recorder parked it."""
+
+    subject: str
+    position: int
+    body: bytes | None
+
+
+class CareStore(Protocol):
+    """What the care of the log keeps beside the commits: signed heads and trims."""
+
+    async def newest_head(self) -> SignedHead | None:
+        """The head with the largest size."""
+        ...
+
+    async def add_head(self, head: SignedHead) -> None:
+        """Keep a head. The first one of a size stays."""
+        ...
+
+    async def trimmed_to(self) -> int:
+        """The largest position that a trim ever reached; 0 where none was."""
+        ...
+
+    async def add_trim(self, trim: Trim) -> None:
+        """Remember a trim, durable on return: before the log loses anything."""
+        ...
+
+    async def last_commits(self, subjects: Sequence[str]) -> list[LastCommit]:
+        """The newest commit of each of at most 1,000 subjects, as far as they are recorded, in no order."""
         ...

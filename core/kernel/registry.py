@@ -78,11 +78,14 @@ class QuerySpec(Struct, frozen=True):
 
 
 class EventSpec(Struct, frozen=True):
-    """An event as it is stored: (name, schema) and the Struct that today's code folds."""
+    """An event as it is stored: (name, schema) and the Struct that today's code folds. After a `final` one nothing
+    changes its aggregate any more, so that the log may be trimmed of it.
+    """
 
     name: str
     schema: int
     struct: type[Event]
+    final: bool = False
 
 
 class Aggregate:
@@ -95,11 +98,11 @@ class Aggregate:
         self.commands: list[CommandSpec] = []
         self.evolve: Evolve = evolve or _no_fold
 
-    def event(self, name: str, *, schema: int = 1) -> Callable[[E], E]:
-        """Register an event Struct under its storage name."""
+    def event(self, name: str, *, schema: int = 1, final: bool = False) -> Callable[[E], E]:
+        """Register an event Struct under its storage name; `final` ends the aggregate."""
 
         def register(struct: E) -> E:
-            self.events[struct] = EventSpec(name, schema, struct)
+            self.events[struct] = EventSpec(name, schema, struct, final)
             return struct
 
         return register

@@ -1,129 +1,154 @@
-"""The log against the store, before anything is appended: are they the same history?"""
+"""The care of the log: before anything is appended on a connection, log and store must hold one history.
+
+A broker that comes back with an older copy of its log has lost its tail. What the store holds is put back, each commit
+at its own position; what the store does not hold either is lost, and a process that has folded it ends.
+"""
 
 from __future__ import annotations
 
-from enum import StrEnum
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
-import msgspec
 from msgspec import Struct
 
 from core.kernel.commit import Entry
-from core.kernel.errors import StartRefused
+from core.kernel.errors import Unavailable
 from core.kernel.merkle import leaf_hash
-from core.kernel.ports import EventLog, Store
-from core.kernel.times import rfc3339
+from core.kernel.ports import CareStore, Clock, LogGate, LogUpkeep, Store
+from core.services.comparison import REMEDY, Comparison, Verdict, compare, refuse_unless_equal, sentence_of
 
-SEARCH_MAX = 1000
+logger = logging.getLogger("hivebus.log")
 
-
-class Verdict(StrEnum):
-    """What the comparison found."""
-
-    EQUAL = "equal"
-    LOST_TAIL = "lost_tail"
-    DIVERGED = "diverged"
-    UNPROVEN = "unproven"
+PAGE_MAX = 256
+SAY_EVERY_S = 2.0
+RETRY_S = 0.2
+DRAIN_S = 10.0
 
 
-class Side(Struct, frozen=True):
-    """The commit at the compared position as one side holds it; `occurred_ms` is None where its body tells none."""
+class Picture(Struct, frozen=True):
+    """What this process believes of the log: the newest position that it knows of, and the last entry it folded."""
 
-    leaf: bytes
-    commit_id: str
-    occurred_ms: int | None
+    newest: int
+    last: Entry | None = None
 
 
-class Comparison(Struct, frozen=True, kw_only=True):
-    """The newest position that both hold, and what each holds there; 0 where there is none.
+class CareState(Struct, frozen=True):
+    """Where the care stands: equal, comparing, restoring (`restored` of `lost` are back), or the verdict that stops."""
 
-    EQUAL: the log may be ahead, the recorder will catch up. LOST_TAIL: equal, and the log lacks the store's last
-    `lost` commits. DIVERGED: two histories. UNPROVEN: the log holds none of the newest shared positions any more.
-    """
-
-    verdict: Verdict
-    position: int
-    log_head: int
-    store_position: int
+    state: str = "comparing"
+    restored: int = 0
     lost: int = 0
-    log_side: Side | None = None
-    store_side: Side | None = None
-    recorded_ms: int | None = None
+    problem: str | None = None
 
 
-class _Occurred(Struct):
-    occurred_at: int
+class LogCare:
+    """Compares at the start and on every new connection; opens the gate when log and store hold one history."""
 
+    def __init__(self, log: LogUpkeep, gate: LogGate, store: Store, kept: CareStore, clock: Clock) -> None:
+        self.state = CareState()
+        self._log = log
+        self._gate = gate
+        self._store = store
+        self._kept = kept
+        self._clock = clock
+        self._connection = 0
 
-async def compare(log: EventLog, store: Store, *, search_max: int = SEARCH_MAX) -> Comparison:
-    """Compare by hash at the newest position that both sides hold. It reads; it changes nothing.
+    async def start(self) -> None:
+        """Compare on the first connection. Raises StartRefused with both sides where they are two histories."""
+        self._connection = await self._gate.next_connection(0)
+        refuse_unless_equal(await self._one_history())
+        self._pass()
 
-    Trimmed positions are absent from the log: the search goes back over at most `search_max` of them.
-    """
-    head = await log.head()
-    end = (await store.checkpoint()).position
-    lost = max(0, end - head)
-    newest = min(head, end)
-    for position in range(newest, max(0, newest - search_max), -1):
-        entry = await log.entry(position)
-        if entry is not None:
-            return await _judge(entry, store, log_head=head, store_position=end, lost=lost)
-    verdict = Verdict.UNPROVEN if newest else Verdict.LOST_TAIL if lost else Verdict.EQUAL
-    return Comparison(verdict=verdict, position=0, log_head=head, store_position=end, lost=lost)
+    async def run(self, drained: Callable[[], Awaitable[None]], picture: Callable[[], Picture]) -> NoReturn:
+        """Compare on every later connection, for ever.
 
+        `drained` returns when all that the log has handed over is in the store: then the most can be put back. Two
+        histories leave the gate shut and say so; the next connection is looked at again. Raises Unavailable (code
+        `log_commits_lost`) when this process has folded what neither side holds: it must not go on with that.
+        """
+        while True:
+            connection = await self._gate.next_connection(self._connection)
+            try:
+                await self._look(drained, picture)
+            except Unavailable as error:
+                if error.code == "log_commits_lost":
+                    raise
+                logger.warning("The log is not compared yet: %s", error.sentence)
+                await self._clock.sleep(RETRY_S)
+                continue
+            self._connection = connection
+            if self.state.problem is None:
+                self._pass()
 
-async def _judge(entry: Entry, store: Store, *, log_head: int, store_position: int, lost: int) -> Comparison:
-    position = entry.position
-    leaf = await store.leaf(position)
-    held = await store.read(after=position - 1, limit=1)
-    assert leaf is not None, f"the store has no commit {position} below its checkpoint"
-    log_side = _side(entry, leaf_hash(position, entry.subject, entry.body))
-    store_side = _side(held[0].entry, leaf)
-    same = log_side.leaf == store_side.leaf
-    return Comparison(
-        verdict=Verdict.DIVERGED if not same else Verdict.LOST_TAIL if lost else Verdict.EQUAL,
-        position=position,
-        log_head=log_head,
-        store_position=store_position,
-        lost=lost,
-        log_side=log_side,
-        store_side=store_side,
-        recorded_ms=held[0].recorded_ms,
-    )
+    async def compare(self) -> Comparison:
+        """What log and store hold now; it changes nothing."""
+        return await compare(self._log, self._store)
 
-
-def _side(entry: Entry, leaf: bytes) -> Side:
-    try:
-        occurred_ms = msgspec.json.decode(entry.body, type=_Occurred).occurred_at
-    except msgspec.MsgspecError:
-        # A parked commit is raw bytes: it has a hash to compare, and no time to show.
-        occurred_ms = None
-    return Side(leaf=leaf, commit_id=entry.commit_id, occurred_ms=occurred_ms)
-
-
-def refuse_unless_equal(comparison: Comparison) -> None:
-    """Raise StartRefused unless the log continues what the store holds."""
-    match comparison.verdict:
-        case Verdict.EQUAL:
+    async def _look(self, drained: Callable[[], Awaitable[None]], picture: Callable[[], Picture]) -> None:
+        self.state = CareState()
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await drained()
+        except TimeoutError:
+            logger.warning("The store did not take all that the log had given within %g s.", DRAIN_S)
+        found = await self._one_history()
+        if found.verdict is Verdict.EQUAL:
+            await self._refuse_wrong_picture(picture(), found)
             return
-        case Verdict.LOST_TAIL:
-            sentence = (
-                f"The log ends at {comparison.log_head} and the store at {comparison.store_position}: "
-                f"the log lost {comparison.lost} commits."
-            )
-        case Verdict.DIVERGED:
-            sentence = (
-                f"The log and the store hold different commits at position {comparison.position}. "
-                f"Log: {_words(comparison.log_side)}. Store: {_words(comparison.store_side)}."
-            )
-        case Verdict.UNPROVEN:
-            sentence = "The log holds none of the store's newest commits, so nothing shows that they belong together."
-    raise StartRefused(
-        sentence,
-        remedy="Start with the log and the store of the same moment, for example both from one backup.",
-        code=f"log_{comparison.verdict}",
-    )
+        problem = sentence_of(found)
+        logger.error("Nothing is appended any more. %s %s", problem, REMEDY)
+        self.state = CareState(state=found.verdict, problem=problem)
+
+    def _pass(self) -> None:
+        self.state = CareState(state=Verdict.EQUAL, restored=self.state.restored, lost=self.state.lost)
+        self._gate.open(self._connection)
+
+    async def _one_history(self) -> Comparison:
+        """Compare, and put a lost tail back."""
+        found = await compare(self._log, self._store)
+        if found.verdict is not Verdict.LOST_TAIL:
+            return found
+        await self._restore(found)
+        return await compare(self._log, self._store)
+
+    async def _restore(self, found: Comparison) -> None:
+        logger.warning("%s They are put back from the store, each at its own position.", sentence_of(found))
+        said = self._clock.monotonic()
+        after = found.log_head
+        while after < found.store_position:
+            page = await self._store.read(after=after, limit=PAGE_MAX)
+            await self._log.restore([stored.entry for stored in page])
+            after = page[-1].entry.position
+            restored = after - found.log_head
+            self.state = CareState(state="restoring", restored=restored, lost=found.lost)
+            if self._clock.monotonic() - said > SAY_EVERY_S:
+                said = self._clock.monotonic()
+                logger.warning("Put back %d of %d commits.", restored, found.lost)
+        logger.warning("The log is whole again: %d commits are back at their positions.", found.lost)
+
+    async def _refuse_wrong_picture(self, picture: Picture, found: Comparison) -> None:
+        """Commits that were acknowledged and not recorded when the broker lost them can be restored by nobody."""
+        head = max(found.log_head, found.store_position)
+        if picture.newest <= head and await self._is_held(picture.last):
+            return
+        raise Unavailable(
+            f"The broker lost commits that were acknowledged and not recorded yet: this program knows of position "
+            f"{picture.newest}, and the log ends at {head}.",
+            code="log_commits_lost",
+            remedy="Start it again: it goes on with what the log and the store hold. Callers whose command is gone "
+            "may send it again with the same idempotency key.",
+        )
+
+    async def _is_held(self, last: Entry | None) -> bool:
+        if last is None:
+            return True
+        entry = await self._log.entry(last.position)
+        if entry is None:
+            return last.position <= await self._kept.trimmed_to()
+        return _leaf(entry) == _leaf(last)
 
 
-def _words(side: Side | None) -> str:
-    assert side is not None, "a judgement has both sides"
-    return f"commit {side.commit_id} of {rfc3339(side.occurred_ms) or 'unknown time'}, leaf {side.leaf.hex()[:16]}"
+def _leaf(entry: Entry) -> bytes:
+    return leaf_hash(entry.position, entry.subject, entry.body)

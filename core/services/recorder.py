@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -74,6 +75,9 @@ class Recorder:
         self._checkpoint = Checkpoint()
         self._delay_ms: int | None = None
         self.trouble: str | None = None
+        # Set while nothing that the log handed over waits to be recorded, so also while this one does not run.
+        self._drained = asyncio.Event()
+        self._drained.set()
 
     @property
     def position(self) -> int:
@@ -83,6 +87,11 @@ class Recorder:
     async def lag(self) -> Lag:
         """Measured against the log's head. Raises what the log raises when it cannot be reached."""
         return Lag(commits=await self._log.head() - self.position, delay_ms=self._delay_ms)
+
+    async def drained(self) -> None:
+        """Wait until all that the log has handed over is recorded; at once where nothing records here."""
+        while not self._drained.is_set():
+            await self._drained.wait()
 
     async def run(self) -> None:
         """Record for ever. `on_recorded` hears the position reached, first the checkpoint, then after each batch.
@@ -97,14 +106,22 @@ class Recorder:
         self._on_recorded(self.position)
         # The port promises aclose, which AsyncIterator does not spell.
         follow = cast("AsyncGenerator[Sequence[Entry], None]", self._log.follow(after=self.position))
-        async with aclosing(follow):
-            async for entries in follow:
-                for start in range(0, len(entries), self._batch_max):
-                    if self._pace is not None:
-                        self._pace.begin()
-                    await self._record(entries[start : start + self._batch_max], frontier)
-                    if self._pace is not None:
-                        await self._pace.rest()
+        try:
+            async with aclosing(follow):
+                while (entries := await anext(follow, None)) is not None:
+                    self._drained.clear()
+                    await self._take(entries, frontier)
+                    self._drained.set()
+        finally:
+            self._drained.set()
+
+    async def _take(self, entries: Sequence[Entry], frontier: Frontier) -> None:
+        for start in range(0, len(entries), self._batch_max):
+            if self._pace is not None:
+                self._pace.begin()
+            await self._record(entries[start : start + self._batch_max], frontier)
+            if self._pace is not None:
+                await self._pace.rest()
 
     async def _record(self, entries: Sequence[Entry], frontier: Frontier) -> None:
         old = self._checkpoint

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -52,6 +52,10 @@ class Deposed(Unavailable):
     default_code = "deposed"
 
 
+async def _nothing_trimmed() -> int:
+    return 0
+
+
 class Scheduler:
     """Folds the fleet, and leads it while it holds the lease. `run` ends only with an error or by cancellation.
 
@@ -71,7 +75,9 @@ class Scheduler:
         version: str,
         lease_s: float = 20.0,
         role: Lease | None = None,
+        trimmed_to: Callable[[], Awaitable[int]] = _nothing_trimmed,
     ) -> None:
+        """`trimmed_to`: the last position that may be missing from the log: what was there had ended."""
         self.fleet = Fleet()
         self.term = 0
         self._log = log
@@ -83,6 +89,7 @@ class Scheduler:
         self._version = version
         self._lease_s = lease_s
         self._role = role
+        self._trimmed_to = trimmed_to
         self._overlay = Overlay()
         self._beats: dict[str, tuple[str, float]] = {}
         self._looked_at = clock.monotonic()
@@ -103,6 +110,11 @@ class Scheduler:
     def folding(self) -> bool:
         """Whether the fold has begun: what was restored, or followed, stands in `fleet`."""
         return self._restored
+
+    @property
+    def last(self) -> Entry | None:
+        """The last entry that was folded; None before the first one of this run."""
+        return self._last
 
     async def run(self) -> None:
         """Restore, fold to the head, and with a lease: be elected, decide, for as long as it is held."""
@@ -167,12 +179,17 @@ class Scheduler:
         entry = await self._log.entry(fleet.position)
         if image.version != self._version or entry is None:
             return
+        if fleet.position < await self._trimmed_to():
+            # It may know of a task as running whose end the log was trimmed of.
+            logger.info("The log was trimmed beyond the scheduler's image; the log is folded from its start.")
+            return
         if leaf_hash(entry.position, entry.subject, entry.body) == image.leaf:
             self.fleet = fleet
             self._saved_at = fleet.position
 
     async def _follow(self) -> None:
-        async for batch in self._log.follow(after=self.fleet.position):
+        trimmed_to = await self._trimmed_to()
+        async for batch in self._log.follow(after=self.fleet.position, trimmed_to=trimmed_to):
             for entry in batch:
                 self._fold(entry)
             self._last = batch[-1]

@@ -101,7 +101,7 @@ class AttemptEnded(Event, frozen=True):
     result: dict[str, Any] | None = None
 
 
-@task.event("task.completed")
+@task.event("task.completed", final=True)
 class TaskCompleted(Event, frozen=True):
     """The attempt did what was asked; `result` is what its executor really got."""
 
@@ -111,7 +111,7 @@ class TaskCompleted(Event, frozen=True):
     result: dict[str, Any]
 
 
-@task.event("task.failed")
+@task.event("task.failed", final=True)
 class TaskFailed(Event, frozen=True):
     """No attempt is left: the task lies in the dead letters."""
 
@@ -127,7 +127,7 @@ class CancelRequested(Event, frozen=True):
     reason: str | None = None
 
 
-@task.event("task.cancelled")
+@task.event("task.cancelled", final=True)
 class TaskCancelled(Event, frozen=True):
     """The task ended because somebody did not want it any more."""
 

@@ -10,6 +10,7 @@ from entrypoints.http.aliases import add_aliases
 from entrypoints.http.blobs import add_blobs
 from entrypoints.http.events import add_events
 from entrypoints.http.listener import make_app
+from entrypoints.http.log_care import add_log_care
 from entrypoints.http.pages import add_pages
 from entrypoints.http.rest import add_queries, add_routes
 
@@ -54,5 +55,6 @@ def _add_api(program: Program, app: Sanic[Any, Any]) -> None:
     add_aliases(app, program.bus, program.dispatcher, program.door)
     add_events(app, program.store, program.codec, program.recorded, program.door)
     add_blobs(app, program.blobs, program.door, program.disk.refuse_growth)
+    add_log_care(app, program.care, program.trimmer, program.door)
     program.system.add_health(app)
     program.system.add_api(app)

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 import core.scheduling.fleet
 import core.task.events
+from adapters.backup_note import backed_up
 from adapters.blobs.files import FileBlobs
 from adapters.clock import SystemClock
 from adapters.disk import FileSystem
@@ -27,8 +28,10 @@ from adapters.jetstream.connection import connect_to, ensure_stream
 from adapters.jetstream.hosts import NatsGateway
 from adapters.jetstream.lease import JetStreamLeases
 from adapters.jetstream.log import JetStreamLog
+from adapters.jetstream.upkeep import JetStreamUpkeep
 from adapters.memory.hosts import LocalGateway
 from adapters.secrets import FileSecrets
+from adapters.signing import FileSigner, Verifier
 from adapters.snapshots import FileSnapshots
 from adapters.sql.store import SqlStore
 from adapters.sql.verify import Report
@@ -45,9 +48,10 @@ from core.kernel.subjects import CLIENT_USER
 from core.services.agent_host import AgentHost
 from core.services.disk import DiskGuard, Marks
 from core.services.dispatch import Dispatcher, Principal
+from core.services.heads import Heads
 from core.services.host_door import HostDoor
 from core.services.leadership import Kept, hold
-from core.services.log_care import compare, refuse_unless_equal
+from core.services.log_care import LogCare, Picture
 from core.services.pace import Pace
 from core.services.position_follower import PositionFollower
 from core.services.positions import PositionGate
@@ -55,6 +59,7 @@ from core.services.projector import Projector
 from core.services.recorder import Recorder
 from core.services.relay import Relay
 from core.services.scheduler import Scheduler
+from core.services.trim import Trimmer
 from core.services.vault import Vault
 from entrypoints.bootstrap.agents import Identity, kept
 from entrypoints.bootstrap.links import hosted, linked
@@ -97,6 +102,9 @@ class Program(Struct, frozen=True, kw_only=True):
     projector: Projector
     relay: Relay
     scheduler: Scheduler
+    care: LogCare
+    heads: Heads
+    trimmer: Trimmer
     follower: PositionFollower
     host: AgentHost | None
     host_door: HostDoor
@@ -113,7 +121,14 @@ class Program(Struct, frozen=True, kw_only=True):
 
     def services(self) -> list[Coroutine[Any, Any, None]]:
         """The loops. One that ends brings the program down."""
-        loops = [self.disk.run(), self.log.watch(), self.scheduler.run(), self._refusals()]
+        loops: list[Coroutine[Any, Any, None]] = [
+            self.disk.run(),
+            self.log.watch(),
+            self.care.run(self.recorder.drained, self._picture),
+            self.trimmer.run(),
+            self.scheduler.run(),
+            self._refusals(),
+        ]
         if RECORDER in self.roles:
             loops.append(self._record())
         if self.shared or RECORDER not in self.roles:
@@ -137,8 +152,13 @@ class Program(Struct, frozen=True, kw_only=True):
     async def _write(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.recorder.run())
+            group.create_task(self.heads.run())
             group.create_task(self.projector.run())
             group.create_task(self.relay.run())
+
+    def _picture(self) -> Picture:
+        newest = max(self.bus.newest, self.scheduler.fleet.position, self.recorder.position)
+        return Picture(newest, self.scheduler.last)
 
     async def _refusals(self) -> None:
         while True:
@@ -164,14 +184,19 @@ async def joined(
         replicas = await ensure_stream(client, replicas=broker.replicas)
         # Brokers that copy the log group its commits themselves.
         grouped = settings.profile == "durable" and replicas == 1
-        log = await JetStreamLog.open(client, replicas=replicas, grouped=grouped)
+        log = await JetStreamLog.open(client, replicas=replicas, grouped=grouped, guarded=True)
         clients = await connect_to(broker.access, name="hivebus-clients")
         stack.push_async_callback(clients.close)
         stack.push_async_callback(log.close)
+        upkeep = await JetStreamUpkeep.open(
+            client, lambda: ensure_stream(client, replicas=broker.replicas), replicas=replicas
+        )
+        stack.callback(upkeep.close)
         recorded_in, shown_in = places(settings, root)
         store = await SqlStore.open(recorded_in, readers=settings.readers)
         stack.push_async_callback(store.close)
-        refuse_unless_equal(await compare(log, store))
+        care = LogCare(upkeep, log.gate, store, store.care, clock)
+        await care.start()
         if isinstance(shown_in, Path) and (await store.checkpoint()).position:
             await asyncio.to_thread(renew_views, root, halted)
         views = await SqlViews.open(shown_in, VIEWS, readers=settings.readers)
@@ -182,7 +207,19 @@ async def joined(
             stack.callback(leases.close)
         gateway = LocalGateway(beyond=NatsGateway(client))
         program = _join(
-            settings, version, clock, log, ClientChannel(clients), store, views, blobs, secret_files, leases, gateway
+            settings,
+            version,
+            clock,
+            log,
+            upkeep,
+            care,
+            ClientChannel(clients),
+            store,
+            views,
+            blobs,
+            secret_files,
+            leases,
+            gateway,
         )
         if AGENTS in settings.role_set:
             machine = await Host.open(root, blobs, secret_files)
@@ -194,7 +231,8 @@ async def joined(
 
 async def verify(root: Path, progress: Callable[[int, int], None]) -> Report:
     """Refold the store of a data directory and compare all views, beside a running program or without one."""
-    return await asyncio.to_thread(verify_views, *places(load(), root), VIEWS, Codec(make_registry()), progress)
+    codec, verifier = Codec(make_registry()), Verifier.open(root)
+    return await asyncio.to_thread(verify_views, *places(load(), root), VIEWS, codec, progress, verifier)
 
 
 def _join(
@@ -202,6 +240,8 @@ def _join(
     version: str,
     clock: SystemClock,
     log: JetStreamLog,
+    upkeep: JetStreamUpkeep,
+    care: LogCare,
     channel: ClientChannel,
     store: SqlStore,
     views: SqlViews,
@@ -227,6 +267,7 @@ def _join(
         version=_fold_version(),
         lease_s=settings.lease_s,
         role=_role(leases, SCHEDULER) if SCHEDULER in settings.role_set else None,
+        trimmed_to=store.care.trimmed_to,
     )
     host_door = HostDoor(bus, registry)
     fingerprint_key = bytes.fromhex(kept(root / "fingerprint.key", lambda: secrets.token_hex(32)))
@@ -271,6 +312,20 @@ def _join(
         live_tasks=lambda: len(scheduler.fleet.tasks),
         live_tasks_max=settings.live_tasks_max,
         refuse=disk.refuse,
+    )
+    heads = Heads(store, store.care, FileSigner.open(root), recorded, clock)
+    trimmer = Trimmer(
+        upkeep,
+        store,
+        store.care,
+        heads,
+        codec,
+        registry,
+        clock,
+        folded=lambda: scheduler.fleet.position,
+        backed_up=lambda: backed_up(root),
+        whole=log.gate.opened.is_set,
+        on_purged=bus.forget,
     )
     principal = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
     vitals = Vitals(version=version, started_ms=clock.now_ms(), slots=settings.slots)
@@ -323,13 +378,16 @@ def _join(
         ),
         relay=relay,
         scheduler=scheduler,
+        care=care,
+        heads=heads,
+        trimmer=trimmer,
         host=None,
         follower=PositionFollower(positions, recorded, applied, clock),
         host_door=host_door,
         dispatcher=dispatcher,
         commands=Commands(channel, registry, dispatcher, clock, principal, version=version),
         door=door,
-        system=System(vitals, log, views, clock, recorded, applied, scheduler, door, disk, not_ready),
+        system=System(vitals, log, views, clock, recorded, applied, scheduler, door, disk, not_ready, care),
         vitals=vitals,
         blobs=blobs,
         codec=codec,

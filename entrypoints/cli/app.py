@@ -25,12 +25,12 @@ EXAMPLES = (
 NOUN_DOCS = {
     "task": "Submit tasks, look at them, follow and cancel them.",
     "agent": "See who works, spawn and retire agents.",
-    "log": "Read the log of events.",
+    "log": "Read the log of events, and take care of it.",
 }
 NOUN_EXAMPLES = {
     "task": ("hivebus task submit --type hello --wait -- echo hello", "hivebus task list --status failed"),
     "agent": ("hivebus agent list", "hivebus agent spawn --type shell --slots 4"),
-    "log": ("hivebus log tail --follow",),
+    "log": ("hivebus log tail --follow", "hivebus log trim --older 30d --dry-run"),
 }
 
 
@@ -50,6 +50,18 @@ def _tail() -> click.Command:
     from entrypoints.cli.stories import tail_verb  # noqa: PLC0415
 
     return tail_verb()
+
+
+def _diverge() -> click.Command:
+    from entrypoints.cli.log_verbs import diverge_verb  # noqa: PLC0415
+
+    return diverge_verb()
+
+
+def _trim() -> click.Command:
+    from entrypoints.cli.log_verbs import trim_verb  # noqa: PLC0415
+
+    return trim_verb()
 
 
 def _up() -> click.Command:
@@ -138,7 +150,7 @@ BY_HAND: dict[str, By] = {
         "key": _key,
     },
     "task": {"submit": _submit, "watch": _watch},
-    "log": {"tail": _tail},
+    "log": {"tail": _tail, "diverge": _diverge, "trim": _trim},
 }
 
 

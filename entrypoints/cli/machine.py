@@ -186,6 +186,7 @@ def _show(report: dict[str, Any]) -> None:
     seconds = cell(report["seconds"])
     if report["equal"]:
         line(f"\nThe views equal the log up to position {report['position']} ({seconds} s).")
+        line(f"{report['heads']} signed heads of the log hold.")
         return
     line(f"\nThe views differ from the log at position {report['position']} ({seconds} s).")
     if difference:

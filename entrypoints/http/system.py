@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import psutil
 from msgspec import Struct
 from sanic import HTTPResponse, Request, Sanic
@@ -17,6 +18,7 @@ from core.kernel.ports import Clock, EventLog
 from core.kernel.times import rfc3339
 from core.services.disk import DiskGuard, Level
 from core.services.dispatch import ReadableViews
+from core.services.log_care import LogCare
 from core.services.positions import PositionGate
 from core.services.scheduler import Scheduler
 from entrypoints.decode import from_json
@@ -57,6 +59,7 @@ class System:
         door: Door,
         disk: DiskGuard,
         not_ready: Callable[[], str | None],
+        care: LogCare,
     ) -> None:
         self._vitals = vitals
         self._log = log
@@ -68,6 +71,7 @@ class System:
         self._door = door
         self._disk = disk
         self._standing = not_ready
+        self._care = care
         self._measuring = asyncio.Lock()
         self._process = psutil.Process()
         self._process.cpu_percent()
@@ -104,6 +108,8 @@ class System:
     async def _not_ready(self) -> str | None:
         if self._vitals.draining:
             return "This program is stopping."
+        if self._care.state.problem:
+            return self._care.state.problem
         if not await self._log.healthy():
             return "The broker does not answer."
         return self._standing()
@@ -154,6 +160,7 @@ class System:
                 "memory_rss_bytes": self._process.memory_info().rss,
             },
             "disk": self._disk.as_document(),
+            "log": msgspec.to_builtins(self._care.state),
             "positions": {"recorded": self._recorded.position, "applied": self._applied.position},
             "unknown": unknown,
         }

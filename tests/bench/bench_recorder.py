@@ -48,7 +48,7 @@ class FullLog:
     def __init__(self, held: Sequence[Entry]) -> None:
         self.held = held
 
-    async def follow(self, *, after: int) -> AsyncIterator[Sequence[Entry]]:
+    async def follow(self, *, after: int, trimmed_to: int = 0) -> AsyncIterator[Sequence[Entry]]:
         for start in range(after, len(self.held), BATCH):
             yield self.held[start : start + BATCH]
         await asyncio.get_running_loop().create_future()

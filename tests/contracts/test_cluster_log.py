@@ -12,11 +12,13 @@ from nats.js.errors import NotFoundError
 from adapters.jetstream.api import STREAM
 from adapters.jetstream.connection import connect_to, ensure_stream
 from adapters.jetstream.log import JetStreamLog
+from adapters.jetstream.upkeep import JetStreamUpkeep
 from core.kernel.commit import Entry
 from core.kernel.errors import OutcomeUnknown, Unavailable
 from core.kernel.ports import Conflict
 from tests.cluster import Cluster
 from tests.contracts.event_log import TASK, EventLogContract, new_id, taken
+from tests.contracts.log_upkeep import Both, LogUpkeepContract
 
 pytestmark = pytest.mark.peers
 
@@ -56,6 +58,15 @@ class TestClusterLog(EventLogContract):
     async def full_log(self, cluster: Cluster) -> AsyncIterator[JetStreamLog]:
         async with fresh_log(cluster, bytes_max=50_000) as log:
             yield log
+
+
+class TestClusterUpkeep(LogUpkeepContract):
+    @pytest.fixture
+    async def both(self, cluster: Cluster) -> AsyncIterator[Both]:
+        async with fresh_log(cluster) as log:
+            upkeep = await JetStreamUpkeep.open(log._client, None, replicas=3)
+            yield log, upkeep
+            upkeep.close()
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ from adapters.jetstream import connection
 from adapters.jetstream.connection import connect, ensure_stream
 from adapters.jetstream.log import JetStreamLog
 from adapters.jetstream.server import EmbeddedServer, Profile
+from adapters.jetstream.upkeep import JetStreamUpkeep
 from tests.adapters.lossy_wire import AckLosingClient
 from tests.contracts.event_log import EventLogContract
+from tests.contracts.log_upkeep import Both, LogUpkeepContract
 
 
 @asynccontextmanager
@@ -70,3 +72,12 @@ class TestJetStreamLogThatGroupsAndLosesAnswers(EventLogContract):
     async def full_log(self, tmp_path: Path) -> AsyncIterator[JetStreamLog]:
         async with fresh_log(tmp_path, bytes_max=50_000, profile="durable", deadline_s=8.0) as log:
             yield log
+
+
+class TestJetStreamUpkeep(LogUpkeepContract):
+    @pytest.fixture
+    async def both(self, tmp_path: Path) -> AsyncIterator[Both]:
+        async with fresh_log(tmp_path) as log:
+            upkeep = await JetStreamUpkeep.open(log._client, None)
+            yield log, upkeep
+            upkeep.close()

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from adapters.sql.store import SqlStore
+from tests.contracts.care_store import CareStoreContract, Kept
 from tests.contracts.store import StoreContract
 
 
@@ -12,4 +13,12 @@ class TestSqlStore(StoreContract):
     async def store(self, tmp_path: Path) -> AsyncIterator[SqlStore]:
         store = await SqlStore.open(tmp_path / "store.db")
         yield store
+        await store.close()
+
+
+class TestSqlCare(CareStoreContract):
+    @pytest.fixture
+    async def kept(self, tmp_path: Path) -> AsyncIterator[Kept]:
+        store = await SqlStore.open(tmp_path / "store.db")
+        yield store, store.care
         await store.close()

@@ -32,6 +32,7 @@ from core.task import (
 from tests.given import (
     CORRELATION,
     NOW_MS,
+    REGISTRY,
     STEPS,
     History,
     Simulation,
@@ -302,3 +303,23 @@ def test_every_live_task_stands_in_exactly_one_place(steps: list[tuple[str, int]
     places = Counter(id_ for kind in ("queued", "timed", "watched") for id_ in seen[kind])
     assert places == dict.fromkeys(fleet.tasks, 1)
     assert set(fleet.tasks) == set(simulation.live_tasks())
+
+
+@settings(max_examples=150)
+@sampled(STEPS, st.integers(0, 200))
+def test_a_log_that_was_trimmed_of_what_has_ended_folds_to_the_same_fleet(
+    steps: list[tuple[str, int]], limit: int
+) -> None:
+    history = Simulation.after(steps).history
+    final = {spec.struct for spec in REGISTRY.event_specs.values() if spec.final}
+    commits = {commit.position: (commit.noun, commit.aggregate_id) for commit in history.commits}
+    ended = {commits[c.position] for c in history.commits if any(type(event) in final for event in c.events)}
+    gone = {key for key in ended if history.positions[key] <= limit}
+    whole, trimmed = Fleet(), Fleet()
+    for commit in history.commits:
+        whole.fold(commit)
+        if commits[commit.position] not in gone:
+            trimmed.fold(commit)
+    # The position is that of the last commit folded, which may have gone; the newest entries of a log never go.
+    trimmed.position = whole.position
+    assert portrait(trimmed) == portrait(whole)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -9,7 +9,7 @@ from core.kernel.commit import Entry
 from core.kernel.errors import StartRefused
 from core.kernel.merkle import leaf_hash
 from core.kernel.ports import Checkpoint, Recording
-from core.services.log_care import Comparison, Side, Verdict, compare, refuse_unless_equal
+from core.services.comparison import Comparison, Side, Verdict, compare, refuse_unless_equal
 
 
 class HeldLog:
@@ -25,17 +25,17 @@ class HeldLog:
     async def entry(self, position: int) -> Entry | None:
         return self.entries.get(position)
 
-    async def append(self, subject: str, commit_id: str, body: bytes, *, expected: int) -> int:
+    async def restore(self, entries: Sequence[Entry]) -> None:
         raise AssertionError("a comparison appends nothing")
 
-    async def read(self, subject: str, *, after: int = 0) -> list[Entry]:
+    async def subjects(self, *, offset: int) -> dict[str, int]:
         raise AssertionError("a comparison reads by position")
 
-    def follow(self, *, after: int) -> AsyncIterator[Sequence[Entry]]:
-        raise AssertionError("a comparison reads by position")
+    async def purge(self, subject: str, *, through: int) -> int:
+        raise AssertionError("a comparison takes nothing away")
 
-    async def healthy(self) -> bool:
-        return True
+    async def size(self) -> int:
+        raise AssertionError("a comparison reads by position")
 
 
 def entry(position: int, text: str = "ours") -> Entry:
@@ -44,7 +44,7 @@ def entry(position: int, text: str = "ours") -> Entry:
 
 
 def side(held: Entry, occurred_ms: int | None) -> Side:
-    return Side(leaf_hash(held.position, held.subject, held.body), held.commit_id, occurred_ms)
+    return Side(leaf_hash(held.position, held.subject, held.body), held.subject, held.commit_id, occurred_ms)
 
 
 def ours(last: int) -> list[Entry]:
@@ -119,6 +119,7 @@ async def test_another_history_is_shown_from_both_sides(head: int) -> None:
         log_side=side(entry(newest, "theirs"), newest * 10),
         store_side=side(entry(newest), newest * 10),
         recorded_ms=777,
+        parted_after=0,
     )
     with pytest.raises(StartRefused, match=f"different commits at position {newest}") as refused:
         refuse_unless_equal(found)

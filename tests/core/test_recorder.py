@@ -30,7 +30,7 @@ class ScriptedLog:
         self.followed_after: list[int] = []
         self.closed = 0
 
-    async def follow(self, *, after: int) -> AsyncIterator[Sequence[Entry]]:
+    async def follow(self, *, after: int, trimmed_to: int = 0) -> AsyncIterator[Sequence[Entry]]:
         self.followed_after.append(after)
         try:
             for batch in self.batches:

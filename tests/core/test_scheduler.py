@@ -107,7 +107,7 @@ class Log(MemoryLog):
         self._let_through = position
         self._moved.set()
 
-    def follow(self, *, after: int) -> Any:
+    def follow(self, *, after: int, trimmed_to: int = 0) -> Any:
         self.followed_after.append(after)
         return self._watched(super().follow(after=after))
 
@@ -147,8 +147,13 @@ class World:
         gateway: Gateway | None = None,
         version: str = "v1",
         role: Lease | None = None,
+        trimmed_to: int = 0,
     ) -> Scheduler:
         """One more scheduler on this log."""
+
+        async def trimmed() -> int:
+            return trimmed_to
+
         return Scheduler(
             self.log,
             self.bus,
@@ -159,6 +164,7 @@ class World:
             version=version,
             lease_s=LEASE_S,
             role=role or Kept(),
+            trimmed_to=trimmed,
         )
 
     async def does(self, command: Struct) -> Accepted:
@@ -633,7 +639,7 @@ async def test_a_restart_reads_the_image_and_then_only_what_came_after_it() -> N
         assert world.log.followed_after == [saved]
 
 
-@pytest.mark.parametrize("harm", ["another version", "another log", "no image", "cut"])
+@pytest.mark.parametrize("harm", ["another version", "another log", "no image", "cut", "trimmed beyond it"])
 async def test_an_image_that_does_not_fit_is_not_read(harm: str) -> None:
     world = World()
     async with leading(world):
@@ -649,7 +655,11 @@ async def test_an_image_that_does_not_fit_is_not_read(harm: str) -> None:
     elif harm == "cut":
         log = Log()
     restarted = World(log, images)
-    scheduler = restarted.another(images=images, version="v2" if harm == "another version" else "v1")
+    scheduler = restarted.another(
+        images=images,
+        version="v2" if harm == "another version" else "v1",
+        trimmed_to=world.fleet.position + 1 if harm == "trimmed beyond it" else world.fleet.position,
+    )
     await scheduler._restore()
     assert scheduler.fleet.position == 0
 

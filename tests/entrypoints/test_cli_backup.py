@@ -15,7 +15,17 @@ from adapters.backup.manifest import is_left_out
 from entrypoints.cli.app import cli
 from tests.entrypoints.program import RunningProgram
 
-KEPT = {"admin.key", "fingerprint.key", "format.json", "host.id", "host.key", "store.db", "blobs", "secrets"}
+KEPT = {
+    "admin.key",
+    "fingerprint.key",
+    "format.json",
+    "host.id",
+    "host.key",
+    "store.db",
+    "blobs",
+    "secrets",
+    "signing.key",
+}
 
 
 def run(*args: str) -> Result:

@@ -185,7 +185,7 @@ def verifier(report: dict[str, Any]) -> Callable[..., Any]:
 
 
 VIEWS = [{"name": "tasks", "rows": 7, "equal": True}, {"name": "agents", "rows": 2, "equal": True}]
-EQUAL = {"equal": True, "position": 9, "views": VIEWS, "difference": None}
+EQUAL = {"equal": True, "position": 9, "views": VIEWS, "difference": None, "heads": 3}
 
 
 class DriverText(str):
@@ -199,9 +199,10 @@ def test_verify_lists_each_view_and_ends_with_0_when_equal(data_dir: Path, monke
     modules(monkeypatch, verify=verifier(EQUAL))
     result = run("verify")
     assert result.exit_code == 0
-    *rows, last = result.stdout.splitlines()
+    *rows, views, heads = result.stdout.splitlines()
     assert rows == ["VIEW    ROWS  RESULT", "tasks   7     equal", "agents  2     equal", ""]
-    assert last.startswith("The views equal the log up to position 9 (")
+    assert views.startswith("The views equal the log up to position 9 (")
+    assert heads == "3 signed heads of the log hold."
 
 
 def test_verify_ends_with_1_and_names_view_key_column_and_both_values(

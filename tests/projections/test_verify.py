@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from adapters.signing import FileSigner, Verifier
 from adapters.sql.store import SqlStore
 from adapters.sql.verify import Checked, Difference, Report, verify
 from adapters.sql.views import SqlViews
 from core.kernel.errors import StartRefused
-from core.kernel.merkle import leaf_hash
+from core.kernel.merkle import Frontier, head_message, leaf_hash
+from core.kernel.ports import SignedHead
 from core.scheduling.election import ElectScheduler
 from core.task import FailTask, TaskQueued
 from projections.catalogue import VIEWS
@@ -249,3 +251,82 @@ def test_the_long_life_of_a_fleet_folds_again_to_the_same_rows(tmp_path: Path, s
     assert history.head > 100
     asyncio.run(made(tmp_path, history))
     assert verified(tmp_path).difference is None
+
+
+# --- signed heads -----------------------------------------------------------------------------------------------------
+
+
+async def signed(root: Path, *sizes: int, signer: FileSigner | None = None) -> None:
+    """Given heads of these sizes, signed by the directory's key."""
+    signer = signer or FileSigner.open(root)
+    store = await SqlStore.open(root / "store.db")
+    try:
+        frontier = Frontier()
+        for stored in await store.read(after=0, limit=100):
+            frontier.append(leaf_hash(stored.entry.position, stored.entry.subject, stored.entry.body))
+            if frontier.size in sizes:
+                message = head_message(frontier.size, frontier.root(), 77)
+                head = SignedHead(frontier.size, frontier.root(), 77, signer.sign(message), signer.key_id)
+                await store.care.add_head(head)
+    finally:
+        await store.close()
+
+
+def head_checked(root: Path) -> Report:
+    return verify(root / "store.db", root / "views.db", VIEWS, CODEC, lambda *_: None, Verifier.open(root))
+
+
+async def test_every_signed_head_is_held_against_the_tree(root: Path) -> None:
+    await signed(root, 1, 4, 7)
+    report = await asyncio.to_thread(head_checked, root)
+    assert (report.equal, report.heads) == (True, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "column"),
+    [
+        ("root = zeroblob(32)", "root"),
+        ("signed_ms = 78", "signature"),
+        ("signature = zeroblob(64)", "signature"),
+        ("key_id = 'ffffffffffffffff'", "key_id"),
+    ],
+)
+async def test_a_forged_head_is_named(root: Path, change: str, column: str) -> None:
+    await signed(root, 1, 4, 7)
+    with closing(sqlite3.connect(root / "store.db")) as store:
+        store.execute(f"UPDATE heads SET {change} WHERE size = 4")
+        store.commit()
+    report = await asyncio.to_thread(head_checked, root)
+    assert report.difference is not None
+    assert (report.equal, report.difference.view, report.difference.key) == (False, "heads", "4")
+    assert report.difference.column == column
+
+
+async def test_a_store_that_is_shorter_than_its_signed_head_was_cut(root: Path) -> None:
+    await signed(root, 7)
+    with closing(sqlite3.connect(root / "store.db")) as store:
+        store.execute("UPDATE heads SET size = 8")
+        store.commit()
+    report = await asyncio.to_thread(head_checked, root)
+    assert report.difference == Difference("heads", "8", "size", 8, 7)
+
+
+async def test_a_head_of_another_key_does_not_pass(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    await signed(root, 7, signer=FileSigner.open(tmp_path / "other"))
+    FileSigner.open(root)
+    report = await asyncio.to_thread(head_checked, root)
+    assert report.difference is not None
+    assert report.difference.column == "key_id"
+
+
+def test_the_signing_key_is_kept_and_readable_by_its_owner_only(tmp_path: Path) -> None:
+    first = FileSigner.open(tmp_path)
+    assert FileSigner.open(tmp_path).key_id == first.key_id
+    assert (tmp_path / "signing.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_signing_key_that_is_none_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "signing.key").write_text("no key")
+    with pytest.raises(StartRefused):
+        FileSigner.open(tmp_path)
