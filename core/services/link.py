@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from core.task import Task
+
 
 class Run(Struct, frozen=True, kw_only=True):
     """Run this attempt."""
@@ -25,6 +27,24 @@ class Run(Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any]
     timeout_s: float
     correlation_id: str
+
+
+def run_of(task_id: str, state: Task, session: str, term: int) -> Run:
+    """The announcement of the attempt that holds a task."""
+    spec = state.spec
+    return Run(
+        task_id=task_id,
+        fence=state.fence,
+        term=term,
+        session=session,
+        agent_id=state.agent_id or "",
+        attempt=state.attempt,
+        type=spec.type,
+        executor=spec.executor,
+        parameters=spec.parameters,
+        timeout_s=spec.timeout_s,
+        correlation_id=state.correlation_id,
+    )
 
 
 class Cancel(Struct, frozen=True):

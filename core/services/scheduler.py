@@ -27,7 +27,7 @@ from core.scheduling.fleet import Fleet, TaskEntry
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import Decision, decide, next_due_ms
 from core.services.leadership import Kept, hold
-from core.services.link import Beat, BeatAnswer, Cancel, Gateway, Run, Snapshots
+from core.services.link import Beat, BeatAnswer, Cancel, Gateway, Run, Snapshots, run_of
 from core.task import CANCEL_GRACE_S, AssignTask, CancelRequested, Task, TaskAssigned
 
 logger = logging.getLogger("hivebus.scheduler")
@@ -366,7 +366,7 @@ class Scheduler:
         state: Task = accepted.state
         event = accepted.events[0] if accepted.events else None
         if isinstance(event, TaskAssigned) and self.leading:
-            self._gateway.run(event.host_id, _run(accepted.aggregate_id, state, event.session, self.term))
+            self._gateway.run(event.host_id, run_of(accepted.aggregate_id, state, event.session, self.term))
 
     async def _run_of(self, task_id: str, fence: int) -> Run | None:
         """The announcement again, unless the log has moved on while it was read."""
@@ -374,7 +374,7 @@ class Scheduler:
         entry = self.fleet.tasks.get(task_id)
         if entry is None or entry.fence != fence or not state.held or state.fence != fence or state.cancelling:
             return None
-        return _run(task_id, state, entry.session, self.term)
+        return run_of(task_id, state, entry.session, self.term)
 
     def _silent(self, entry: TaskEntry, session: str) -> bool:
         """Whether the announcement must have been lost: the assignment is older than any message on its way."""
@@ -384,20 +384,3 @@ class Scheduler:
     def _is_void(self, task_id: str, fence: int) -> bool:
         entry = self.fleet.tasks.get(task_id)
         return fence <= self.fleet.position and (entry is None or entry.fence != fence)
-
-
-def _run(task_id: str, state: Task, session: str, term: int) -> Run:
-    spec = state.spec
-    return Run(
-        task_id=task_id,
-        fence=state.fence,
-        term=term,
-        session=session,
-        agent_id=state.agent_id or "",
-        attempt=state.attempt,
-        type=spec.type,
-        executor=spec.executor,
-        parameters=spec.parameters,
-        timeout_s=spec.timeout_s,
-        correlation_id=state.correlation_id,
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from adapters.clock import SystemClock
 from adapters.executors.host import Host
 from adapters.jetstream import hosts
 from adapters.jetstream.advisories import watch_disconnects
@@ -13,10 +12,11 @@ from adapters.jetstream.broker import Broker
 from adapters.jetstream.connection import connect_to
 from adapters.jetstream.hosts import NatsControl
 from adapters.jetstream.wire import WireClient
-from adapters.memory.hosts import LocalControl, LocalGateway
+from adapters.memory.hosts import LocalControl
 from core.services.agent_host import AgentHost
 from core.services.link import Beat, BeatAnswer
-from entrypoints.bootstrap.agents import Identity, make_host
+from entrypoints.bootstrap.agents import make_host
+from entrypoints.bootstrap.opened import Ground
 from entrypoints.roles import SCHEDULER
 from entrypoints.settings import Settings
 
@@ -25,30 +25,24 @@ if TYPE_CHECKING:
 
 
 async def hosted(
-    stack: AsyncExitStack,
-    settings: Settings,
-    identity: Identity,
-    machine: Host,
-    client: WireClient,
-    program: Program,
-    gateway: LocalGateway,
+    stack: AsyncExitStack, settings: Settings, ground: Ground, machine: Host, program: Program
 ) -> AgentHost:
     """The host of this process. It speaks to the bus by calls, and to a scheduler elsewhere by messages."""
     scheduler = program.scheduler
     beat = scheduler.beat
     if settings.nats_url or SCHEDULER not in settings.role_set:
-        far = NatsControl(client, program.registry, identity.id)
+        far = NatsControl(ground.client, program.registry, ground.identity.id)
         await far.start()
         stack.callback(far.close)
 
         async def beat(beat: Beat) -> BeatAnswer:
             return await (scheduler.beat(beat) if scheduler.leading else far.beat(beat))
 
-    control = LocalControl(program.host_door, beat, identity.id)
-    suffix = f"@{identity.name}" if settings.nats_url else ""
-    host = make_host(settings, identity, machine, control, SystemClock(), suffix=suffix)
-    gateway.add(host)
-    await hosts.listen(client, host)
+    control = LocalControl(program.host_door, beat, ground.identity.id)
+    suffix = f"@{ground.identity.name}" if settings.nats_url else ""
+    host = make_host(settings, ground.identity, machine, control, ground.clock, suffix=suffix)
+    ground.gateway.add(host)
+    await hosts.listen(ground.client, host)
     return host
 
 

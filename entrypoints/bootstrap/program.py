@@ -19,18 +19,11 @@ import core.scheduling.fleet
 import core.task.events
 from adapters.backup_note import backed_up
 from adapters.blobs.files import FileBlobs
-from adapters.clock import SystemClock
 from adapters.disk import FileSystem
 from adapters.executors.host import Host
 from adapters.jetstream.broker import Broker
-from adapters.jetstream.channel import ClientChannel
-from adapters.jetstream.connection import connect_to, ensure_stream
-from adapters.jetstream.hosts import NatsGateway
 from adapters.jetstream.lease import JetStreamLeases
 from adapters.jetstream.log import JetStreamLog
-from adapters.jetstream.upkeep import JetStreamUpkeep
-from adapters.memory.hosts import LocalGateway
-from adapters.secrets import FileSecrets
 from adapters.signing import FileSigner, Verifier
 from adapters.snapshots import FileSnapshots
 from adapters.sql.store import SqlStore
@@ -61,8 +54,9 @@ from core.services.relay import Relay
 from core.services.scheduler import Scheduler
 from core.services.trim import Trimmer
 from core.services.vault import Vault
-from entrypoints.bootstrap.agents import Identity, kept
+from entrypoints.bootstrap.agents import kept
 from entrypoints.bootstrap.links import hosted, linked
+from entrypoints.bootstrap.opened import Ground, opened
 from entrypoints.database import address_of, places
 from entrypoints.http.door import Door, load_key
 from entrypoints.http.system import System, Vitals
@@ -70,7 +64,6 @@ from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
 from entrypoints.roles import AGENTS, RECORDER, SCHEDULER
 from entrypoints.settings import Settings, load
-from entrypoints.views import renew as renew_views
 from projections.catalogue import QUERIES, VIEWS
 
 logger = logging.getLogger("hivebus")
@@ -175,57 +168,15 @@ async def joined(
     The caller holds the roles' locks in the data directory. Raises Stopped when views have to be rebuilt first, and
     `halted()` while they are.
     """
-    root = settings.data_dir
-    clock = SystemClock()
     async with AsyncExitStack() as stack:
-        identity = Identity.of(root, settings, clock)
-        client = await connect_to(broker.access, name=identity.connection)
-        stack.push_async_callback(client.close)
-        replicas = await ensure_stream(client, replicas=broker.replicas)
-        # Brokers that copy the log group its commits themselves.
-        grouped = settings.profile == "durable" and replicas == 1
-        log = await JetStreamLog.open(client, replicas=replicas, grouped=grouped, guarded=True)
-        clients = await connect_to(broker.access, name="hivebus-clients")
-        stack.push_async_callback(clients.close)
-        stack.push_async_callback(log.close)
-        upkeep = await JetStreamUpkeep.open(
-            client, lambda: ensure_stream(client, replicas=broker.replicas), replicas=replicas
-        )
-        stack.callback(upkeep.close)
-        recorded_in, shown_in = places(settings, root)
-        store = await SqlStore.open(recorded_in, readers=settings.readers)
-        stack.push_async_callback(store.close)
-        care = LogCare(upkeep, log.gate, store, store.care, clock)
-        await care.start()
-        if isinstance(shown_in, Path) and (await store.checkpoint()).position:
-            await asyncio.to_thread(renew_views, root, halted)
-        views = await SqlViews.open(shown_in, VIEWS, readers=settings.readers)
-        stack.push_async_callback(views.close)
-        blobs, secret_files = FileBlobs(root), FileSecrets(root)
-        leases = await JetStreamLeases.open(client, replicas=replicas) if settings.nats_url else None
-        if leases is not None:
-            stack.callback(leases.close)
-        gateway = LocalGateway(beyond=NatsGateway(client))
-        program = _join(
-            settings,
-            version,
-            clock,
-            log,
-            upkeep,
-            care,
-            ClientChannel(clients),
-            store,
-            views,
-            blobs,
-            secret_files,
-            leases,
-            gateway,
-        )
+        ground = await opened(stack, settings, broker, halted)
+        program = _join(settings, version, ground)
         if AGENTS in settings.role_set:
-            machine = await Host.open(root, blobs, secret_files)
+            machine = await Host.open(settings.data_dir, ground.blobs, ground.secrets)
             stack.push_async_callback(machine.close)
-            program = replace(program, host=await hosted(stack, settings, identity, machine, client, program, gateway))
-        await linked(stack, broker, client, program)
+            host = await hosted(stack, settings, ground, machine, program)
+            program = replace(program, host=host)
+        await linked(stack, broker, ground.client, program)
         yield program
 
 
@@ -235,21 +186,8 @@ async def verify(root: Path, progress: Callable[[int, int], None]) -> Report:
     return await asyncio.to_thread(verify_views, *places(load(), root), VIEWS, codec, progress, verifier)
 
 
-def _join(
-    settings: Settings,
-    version: str,
-    clock: SystemClock,
-    log: JetStreamLog,
-    upkeep: JetStreamUpkeep,
-    care: LogCare,
-    channel: ClientChannel,
-    store: SqlStore,
-    views: SqlViews,
-    blobs: FileBlobs,
-    secret_files: FileSecrets,
-    leases: JetStreamLeases | None,
-    gateway: LocalGateway,
-) -> Program:
+def _join(settings: Settings, version: str, ground: Ground) -> Program:
+    log, store, views, clock = ground.log, ground.store, ground.views, ground.clock
     root = settings.data_dir
     registry = make_registry(QUERIES)
     codec = Codec(registry)
@@ -262,11 +200,11 @@ def _join(
         bus,
         codec,
         clock,
-        gateway,
+        ground.gateway,
         FileSnapshots(root / "scheduler.image"),
         version=_fold_version(),
         lease_s=settings.lease_s,
-        role=_role(leases, SCHEDULER) if SCHEDULER in settings.role_set else None,
+        role=_role(ground.leases, SCHEDULER) if SCHEDULER in settings.role_set else None,
         trimmed_to=store.care.trimmed_to,
     )
     host_door = HostDoor(bus, registry)
@@ -294,7 +232,7 @@ def _join(
     )
     disk = DiskGuard(FileSystem(root), marks, clock, exhausted)
     relay = Relay(
-        channel,
+        ground.channel,
         # Never urgent: what cannot wait is dropped, and whoever misses it can read it.
         pace=Pace(clock, share=RELAY_SHARE, commands=executed, urgent=lambda: False),
         on_published=EVENTS_PUBLISHED.inc,
@@ -305,8 +243,8 @@ def _join(
         registry,
         views,
         store,
-        Vault(blobs, fingerprint_key),
-        secret_files,
+        Vault(ground.blobs, fingerprint_key),
+        ground.secrets,
         clock,
         applied,
         live_tasks=lambda: len(scheduler.fleet.tasks),
@@ -315,7 +253,7 @@ def _join(
     )
     heads = Heads(store, store.care, FileSigner.open(root), recorded, clock)
     trimmer = Trimmer(
-        upkeep,
+        ground.upkeep,
         store,
         store.care,
         heads,
@@ -332,7 +270,9 @@ def _join(
 
     def not_ready() -> str | None:
         # Where roles are not shared, this process leads or nobody does.
-        waits = not scheduler.leading if SCHEDULER in settings.role_set and leases is None else not scheduler.folding
+        waits = (
+            not scheduler.leading if SCHEDULER in settings.role_set and ground.leases is None else not scheduler.folding
+        )
         return "No scheduler leads yet." if waits else None
 
     async def positions() -> tuple[int, int]:
@@ -342,7 +282,7 @@ def _join(
 
     program = Program(
         roles=settings.role_set,
-        recording=_role(leases, RECORDER),
+        recording=_role(ground.leases, RECORDER),
         shared=bool(address_of(settings)),
         registry=registry,
         bus=bus,
@@ -378,18 +318,18 @@ def _join(
         ),
         relay=relay,
         scheduler=scheduler,
-        care=care,
+        care=ground.care,
         heads=heads,
         trimmer=trimmer,
         host=None,
         follower=PositionFollower(positions, recorded, applied, clock),
         host_door=host_door,
         dispatcher=dispatcher,
-        commands=Commands(channel, registry, dispatcher, clock, principal, version=version),
+        commands=Commands(ground.channel, registry, dispatcher, clock, principal, version=version),
         door=door,
-        system=System(vitals, log, views, clock, recorded, applied, scheduler, door, disk, not_ready, care),
+        system=System(vitals, log, views, clock, recorded, applied, scheduler, door, disk, not_ready, ground.care),
         vitals=vitals,
-        blobs=blobs,
+        blobs=ground.blobs,
         codec=codec,
         disk=disk,
         recorded=recorded,
