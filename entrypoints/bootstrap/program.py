@@ -17,7 +17,6 @@ from msgspec.structs import replace
 
 import core.scheduling.fleet
 import core.task.events
-from adapters.backup_note import backed_up
 from adapters.blobs.files import FileBlobs
 from adapters.clock import SystemClock
 from adapters.disk import FileSystem
@@ -51,7 +50,7 @@ from core.services.dispatch import Dispatcher, Principal
 from core.services.heads import Heads
 from core.services.host_door import HostDoor
 from core.services.leadership import Kept, hold
-from core.services.log_care import LogCare, Picture
+from core.services.log_care import LogCare
 from core.services.pace import Pace
 from core.services.position_follower import PositionFollower
 from core.services.positions import PositionGate
@@ -62,6 +61,7 @@ from core.services.scheduler import Scheduler
 from core.services.trim import Trimmer
 from core.services.vault import Vault
 from entrypoints.bootstrap.agents import Identity, kept
+from entrypoints.bootstrap.keeping import compared, picture_of, trimmer_of
 from entrypoints.bootstrap.links import hosted, linked
 from entrypoints.database import address_of, places
 from entrypoints.http.door import Door, load_key
@@ -124,7 +124,7 @@ class Program(Struct, frozen=True, kw_only=True):
         loops: list[Coroutine[Any, Any, None]] = [
             self.disk.run(),
             self.log.watch(),
-            self.care.run(self.recorder.drained, self._picture),
+            self.care.run(self.recorder.drained, lambda: picture_of(self.bus, self.scheduler, self.recorder)),
             self.trimmer.run(),
             self.scheduler.run(),
             self._refusals(),
@@ -156,10 +156,6 @@ class Program(Struct, frozen=True, kw_only=True):
             group.create_task(self.projector.run())
             group.create_task(self.relay.run())
 
-    def _picture(self) -> Picture:
-        newest = max(self.bus.newest, self.scheduler.fleet.position, self.recorder.position)
-        return Picture(newest, self.scheduler.last)
-
     async def _refusals(self) -> None:
         while True:
             await asyncio.sleep(1.0)
@@ -188,15 +184,10 @@ async def joined(
         clients = await connect_to(broker.access, name="hivebus-clients")
         stack.push_async_callback(clients.close)
         stack.push_async_callback(log.close)
-        upkeep = await JetStreamUpkeep.open(
-            client, lambda: ensure_stream(client, replicas=broker.replicas), replicas=replicas
-        )
-        stack.callback(upkeep.close)
         recorded_in, shown_in = places(settings, root)
         store = await SqlStore.open(recorded_in, readers=settings.readers)
         stack.push_async_callback(store.close)
-        care = LogCare(upkeep, log.gate, store, store.care, clock)
-        await care.start()
+        upkeep, care = await compared(stack, client, broker, replicas, log, store, clock)
         if isinstance(shown_in, Path) and (await store.checkpoint()).position:
             await asyncio.to_thread(renew_views, root, halted)
         views = await SqlViews.open(shown_in, VIEWS, readers=settings.readers)
@@ -314,19 +305,7 @@ def _join(
         refuse=disk.refuse,
     )
     heads = Heads(store, store.care, FileSigner.open(root), recorded, clock)
-    trimmer = Trimmer(
-        upkeep,
-        store,
-        store.care,
-        heads,
-        codec,
-        registry,
-        clock,
-        folded=lambda: scheduler.fleet.position,
-        backed_up=lambda: backed_up(root),
-        whole=log.gate.opened.is_set,
-        on_purged=bus.forget,
-    )
+    trimmer = trimmer_of(root, upkeep, store, heads, codec, registry, clock, scheduler, log, bus)
     principal = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
     vitals = Vitals(version=version, started_ms=clock.now_ms(), slots=settings.slots)
 
