@@ -98,7 +98,8 @@ class Scheduler:
         self._resigned = False
         self._restored = False
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._last: Entry | None = None
+        # The last entry that was folded in this run.
+        self.last: Entry | None = None
         self._saved_at = 0
 
     @property
@@ -110,11 +111,6 @@ class Scheduler:
     def folding(self) -> bool:
         """Whether the fold has begun: what was restored, or followed, stands in `fleet`."""
         return self._restored
-
-    @property
-    def last(self) -> Entry | None:
-        """The last entry that was folded; None before the first one of this run."""
-        return self._last
 
     async def run(self) -> None:
         """Restore, fold to the head, and with a lease: be elected, decide, for as long as it is held."""
@@ -132,9 +128,9 @@ class Scheduler:
 
     async def save(self) -> None:
         """Keep an image of the fold, so that the next start need not read the whole log."""
-        if self._last is None or self._last.position == self._saved_at or self._role is None:
+        if self.last is None or self.last.position == self._saved_at or self._role is None:
             return
-        last, fleet = self._last, self.fleet.image()
+        last, fleet = self.last, self.fleet.image()
         leaf = leaf_hash(last.position, last.subject, last.body)
         await self._snapshots.save(msgspec.msgpack.encode(_Image(self._version, leaf, fleet)))
         self._saved_at = last.position
@@ -192,10 +188,10 @@ class Scheduler:
         async for batch in self._log.follow(after=self.fleet.position, trimmed_to=trimmed_to):
             for entry in batch:
                 self._fold(entry)
-            self._last = batch[-1]
+            self.last = batch[-1]
             self._overlay.sweep(self.fleet)
             self._wake.set()
-            if self._last.position - self._saved_at >= SNAPSHOT_EVERY:
+            if self.last.position - self._saved_at >= SNAPSHOT_EVERY:
                 await self.save()
 
     def _fold(self, entry: Entry) -> None:

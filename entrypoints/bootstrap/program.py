@@ -17,7 +17,6 @@ from msgspec.structs import replace
 
 import core.scheduling.fleet
 import core.task.events
-from adapters.backup_note import backed_up
 from adapters.blobs.files import FileBlobs
 from adapters.disk import FileSystem
 from adapters.executors.host import Host
@@ -44,7 +43,7 @@ from core.services.dispatch import Dispatcher, Principal
 from core.services.heads import Heads
 from core.services.host_door import HostDoor
 from core.services.leadership import Kept, hold
-from core.services.log_care import LogCare, Picture
+from core.services.log_care import LogCare
 from core.services.pace import Pace
 from core.services.position_follower import PositionFollower
 from core.services.positions import PositionGate
@@ -55,6 +54,7 @@ from core.services.scheduler import Scheduler
 from core.services.trim import Trimmer
 from core.services.vault import Vault
 from entrypoints.bootstrap.agents import kept
+from entrypoints.bootstrap.keeping import picture_of, trimmer_of
 from entrypoints.bootstrap.links import hosted, linked
 from entrypoints.bootstrap.opened import Ground, opened
 from entrypoints.database import address_of, places
@@ -117,7 +117,7 @@ class Program(Struct, frozen=True, kw_only=True):
         loops: list[Coroutine[Any, Any, None]] = [
             self.disk.run(),
             self.log.watch(),
-            self.care.run(self.recorder.drained, self._picture),
+            self.care.run(self.recorder.drained, lambda: picture_of(self.bus, self.scheduler, self.recorder)),
             self.trimmer.run(),
             self.scheduler.run(),
             self._refusals(),
@@ -148,10 +148,6 @@ class Program(Struct, frozen=True, kw_only=True):
             group.create_task(self.heads.run())
             group.create_task(self.projector.run())
             group.create_task(self.relay.run())
-
-    def _picture(self) -> Picture:
-        newest = max(self.bus.newest, self.scheduler.fleet.position, self.recorder.position)
-        return Picture(newest, self.scheduler.last)
 
     async def _refusals(self) -> None:
         while True:
@@ -252,19 +248,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         refuse=disk.refuse,
     )
     heads = Heads(store, store.care, FileSigner.open(root), recorded, clock)
-    trimmer = Trimmer(
-        ground.upkeep,
-        store,
-        store.care,
-        heads,
-        codec,
-        registry,
-        clock,
-        folded=lambda: scheduler.fleet.position,
-        backed_up=lambda: backed_up(root),
-        whole=log.gate.opened.is_set,
-        on_purged=bus.forget,
-    )
+    trimmer = trimmer_of(root, ground.upkeep, store, heads, codec, registry, clock, scheduler, log, bus)
     principal = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
     vitals = Vitals(version=version, started_ms=clock.now_ms(), slots=settings.slots)
 

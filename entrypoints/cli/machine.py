@@ -187,6 +187,8 @@ def _show(report: dict[str, Any]) -> None:
     if report["equal"]:
         line(f"\nThe views equal the log up to position {report['position']} ({seconds} s).")
         line(f"{report['heads']} signed heads of the log hold.")
+        if report["unchecked_heads"]:
+            line(f"{report['unchecked_heads']} more have the right root; other machines' keys signed them.")
         return
     line(f"\nThe views differ from the log at position {report['position']} ({seconds} s).")
     if difference:

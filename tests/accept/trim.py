@@ -15,7 +15,8 @@ from tests.accept.program import Client, Program
 from tests.accept.script import Figures, Options, expect, main, note
 
 SETTLE_S_MAX = 900.0
-FALL_S_MAX = 120.0
+# Go looks for garbage every two minutes at the latest, and gives it back some time after.
+FALL_S_MAX = 300.0
 BATCH = 100
 # The broker gives disk back by whole blocks of 8 MiB: there must be several.
 PAD = 4000
@@ -157,7 +158,8 @@ def _shrunk(program: Program, before: dict[str, int]) -> Figures:
     began = time.monotonic()
     while broker_of(program).memory_info().rss >= before["rss"] and time.monotonic() - began < FALL_S_MAX:
         time.sleep(0.5)
-    fell_s = round(time.monotonic() - began, 1)
+    waited_s = round(time.monotonic() - began, 1)
+    fell_s = waited_s if broker_of(program).memory_info().rss < before["rss"] else "not while it ran"
     now = {"rss": broker_of(program).memory_info().rss, "disk": _disk(program)}
     program.terminate()
     program.start()

@@ -185,7 +185,7 @@ def verifier(report: dict[str, Any]) -> Callable[..., Any]:
 
 
 VIEWS = [{"name": "tasks", "rows": 7, "equal": True}, {"name": "agents", "rows": 2, "equal": True}]
-EQUAL = {"equal": True, "position": 9, "views": VIEWS, "difference": None, "heads": 3}
+EQUAL = {"equal": True, "position": 9, "views": VIEWS, "difference": None, "heads": 3, "unchecked_heads": 0}
 
 
 class DriverText(str):

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 
 from adapters.signing import FileSigner, Verifier
+from adapters.sql.head_check import HeadCheck
 from adapters.sql.store import SqlStore
 from adapters.sql.verify import Checked, Difference, Report, verify
 from adapters.sql.views import SqlViews
@@ -330,3 +332,20 @@ def test_a_signing_key_that_is_none_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "signing.key").write_text("no key")
     with pytest.raises(StartRefused):
         FileSigner.open(tmp_path)
+
+
+async def test_in_a_shared_database_heads_of_other_machines_are_counted_and_only_their_roots_are_checked(
+    root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    await signed(root, 4)
+    await signed(root, 7, signer=FileSigner.open(tmp_path / "other"))
+    engine = create_engine(f"sqlite:///{root / 'store.db'}")
+    frontier = Frontier()
+    with engine.connect() as connection, closing(sqlite3.connect(root / "store.db")) as store:
+        heads = HeadCheck(connection, Verifier.open(root), alone=False)
+        for (leaf,) in store.execute("SELECT leaf FROM commits ORDER BY position"):
+            frontier.append(leaf)
+            assert heads.at(frontier) is None
+        assert (heads.checked, heads.unchecked) == (1, 1)
+    engine.dispose()
