@@ -3,7 +3,6 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-BENCH_READY := $(VENV)/.bench-ready
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test check accept bench lint format docs clean
@@ -29,11 +28,7 @@ check: $(READY) ## the tests against real peers: bubblewrap, Postgres, a browser
 accept: $(READY) ## one script per Show: make accept [ONLY=name] [FAST=1]
 	$(BIN)/python -m tests.accept $(if $(ONLY),--only $(ONLY)) $(if $(FAST),--fast)
 
-$(BENCH_READY): $(READY)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[bench]'
-	touch $(BENCH_READY)
-
-bench: $(BENCH_READY) ## ratios side by side in one run: make bench [FAST=1]
+bench: $(READY) ## ratios side by side in one run: make bench [FAST=1]
 	$(BIN)/python -m tests.bench $(if $(FAST),--fast)
 
 lint: $(READY) ## style, types, arrows, documents

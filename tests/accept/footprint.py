@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from tests.accept.program import Program
-from tests.accept.script import Figures, Options, expect, main, note
+from tests.accept.script import Figures, Options, bench_of, expect, main, note
 
 
 def rss_mb(program: Program) -> float:
@@ -46,7 +43,7 @@ def run(options: Options) -> Figures:
         f"start_s_after_{tasks}_tasks": round(restart_s, 2),
     }
     for bench in ("append", "post"):
-        figures[bench] = _bench(bench, options)
+        figures[bench] = bench_of(bench, options)
     # Time is printed and never asserted: what falls short of its reach is said, and shown as such in the evidence.
     benches = {name: figures[name] for name in ("append", "post")}
     short = [f"{name} {b['ratio']} < {b['reach']}" for name, b in benches.items() if b["ratio"] < b["reach"]]
@@ -72,13 +69,6 @@ def _work(program: Program, tasks: int) -> None:
 def _restart(program: Program) -> float:
     program.terminate()
     return program.start()
-
-
-def _bench(name: str, options: Options) -> Any:
-    command = [sys.executable, "-m", f"tests.bench.bench_{name}", *(["--fast"] if options.fast else [])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=False)
-    expect(done.returncode == 0, f"the bench {name} ended with {done.returncode}")
-    return json.loads(done.stdout.strip().splitlines()[-1])[name]
 
 
 if __name__ == "__main__":

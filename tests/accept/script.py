@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -38,6 +39,14 @@ def expect(condition: object, sentence: str) -> None:
 def note(text: str) -> None:
     """Progress for people."""
     print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def bench_of(name: str, options: Options) -> Any:
+    """The figures of a bench, run as `make bench` runs it."""
+    command = [sys.executable, "-m", f"tests.bench.bench_{name}", *(["--fast"] if options.fast else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=False)
+    expect(done.returncode == 0, f"the bench {name} ended with {done.returncode}")
+    return json.loads(done.stdout.strip().splitlines()[-1])[name]
 
 
 def main(name: str, run: Callable[[Options], Figures]) -> None:

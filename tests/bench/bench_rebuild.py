@@ -16,7 +16,7 @@ from pathlib import Path
 from adapters.sql.rebuild import rebuild
 from adapters.sql.store import SqlStore
 from core.projection import View
-from entrypoints.lifecycle import tune
+from entrypoints.process import tune
 from projections.catalogue import VIEWS
 from tests.bench.bench_recorder import recorded
 from tests.bench.eventsourcing_peer import measured

@@ -31,7 +31,7 @@ from core.kernel.ports import Store
 from core.services.positions import PositionGate
 from core.services.projector import Projector
 from core.services.recorder import Recorder
-from entrypoints.lifecycle import tune
+from entrypoints.process import tune
 from projections.catalogue import VIEWS
 from tests.bench.eventsourcing_peer import measured
 from tests.bench.fleet import CODEC, history
