@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from core.kernel.errors import HivebusError
 
 END_S = 0.5
+_M_ARENA_MAX = -8  # malloc.h
 
 logger = logging.getLogger("hivebus")
 
@@ -29,6 +31,11 @@ def tune() -> None:
     sys.setswitchinterval(0.0005)
     # A command leaves some fifty objects that die young and no cycles: the collector need not look so often.
     gc.set_threshold(50_000, 20, 50)
+    if sys.platform == "linux":
+        # glibc would keep a heap for each thread that writes or reads a database.
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:  # musl has none
+            mallopt(_M_ARENA_MAX, 2)
 
 
 async def end(tasks: Sequence[asyncio.Task[None]]) -> None:

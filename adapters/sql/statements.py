@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
+from importlib import import_module
 from itertools import chain
 from typing import Any
 
@@ -30,16 +31,18 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
 
 # SQLite takes 32,766 parameters in a statement and Postgres 32,767.
-INSERT_ROWS_MAX = 256
+INSERT_ROWS_MAX = 128
 ARRAY_ROWS_MAX = 1000
 LOOK_UP_MAX = 1024
 
-_INSERTS: dict[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+def _insert(dialect: Dialect, table: Table) -> Any:
+    # By name: a program on files has no use for the other dialect, which is 2.5 MB of memory.
+    return import_module(f"sqlalchemy.dialects.{dialect.name}").insert(table)
 
 
 def plain(statement: Any) -> Any:
@@ -124,7 +127,7 @@ def _insert_sql(dialect: Dialect, table: Table, size: int, on_conflict: Callable
     names = [[f"{column.name}_{index}" for column in table.columns] for index in range(size)]
     keys = [column.name for column in table.columns]
     rows: list[dict[str, Any]] = [dict(zip(keys, map(bindparam, row), strict=True)) for row in names]
-    statement = on_conflict(_INSERTS[dialect.name](table).values(rows))
+    statement = on_conflict(_insert(dialect, table).values(rows))
     return _compile(dialect, statement, [name for row in names for name in row])
 
 
@@ -136,7 +139,7 @@ def _insert_arrays_sql(dialect: Dialect, table: Table, on_conflict: Callable[[An
     arrays = [bindparam(name, type_=ARRAY(type_)) for name, type_ in zip(names, types, strict=True)]
     given = func.unnest(*arrays).table_valued(*names, name="given").render_derived()
     cells = [given.c[c.name].cast(c.type) if isinstance(c.type, JSON) else given.c[c.name] for c in table.columns]
-    statement = postgresql.insert(table).from_select(names, select(*cells))
+    statement = _insert(dialect, table).from_select(names, select(*cells))
     return _compile(dialect, on_conflict(statement), names)
 
 
