@@ -43,7 +43,7 @@ class RowView(View):
 
     key: ClassVar[str] = "id"
     # The newest rows that a writer keeps in memory, so that a batch need not read what the last one wrote.
-    rows_kept: ClassVar[int] = 1_000
+    rows_kept: ClassVar[int] = 500
 
     @abstractmethod
     def touched(self, commit: Commit, event: Event) -> Iterable[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from core.kernel.errors import HivebusError
 
 END_S = 0.5
-_M_ARENA_MAX = -8  # malloc.h
+_M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # malloc.h
 
 logger = logging.getLogger("hivebus")
 
@@ -32,10 +32,11 @@ def tune() -> None:
     # A command leaves some fifty objects that die young and no cycles: the collector need not look so often.
     gc.set_threshold(50_000, 20, 50)
     if sys.platform == "linux":
-        # glibc would keep a heap for each thread that writes or reads a database.
+        # glibc would keep a heap for each thread that writes or reads a database, and give little of it back.
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:  # musl has none
             mallopt(_M_ARENA_MAX, 2)
+            mallopt(_M_TRIM_THRESHOLD, 256 * 1024)
 
 
 async def end(tasks: Sequence[asyncio.Task[None]]) -> None:

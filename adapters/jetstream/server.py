@@ -207,7 +207,7 @@ class EmbeddedServer:
                 stdout=early,
                 stderr=early,
                 # The broker needs no secrets of ours, and collects its garbage early: a laptop notices memory first.
-                env={"PATH": os.defpath, "GOGC": "15"},
+                env={"PATH": os.defpath, "GOGC": "12"},
                 start_new_session=True,
                 preexec_fn=_dies_with(os.getpid()),  # one prepared system call, nothing that locks
             )

@@ -35,7 +35,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
 
 # SQLite takes 32,766 parameters in a statement and Postgres 32,767.
-INSERT_ROWS_MAX = 128
+INSERT_ROWS_MAX = 64
 ARRAY_ROWS_MAX = 1000
 LOOK_UP_MAX = 1024
 

@@ -24,7 +24,7 @@ logger = logging.getLogger("hivebus.host")
 
 STARTED_AFTER_S = 0.25
 RETRY_S = 0.2
-ENDED_MAX = 4096
+ENDED_MAX = 1024
 PROGRESS_EVERY_S = 10.0
 REPORT_PAUSE_S_MAX = 2.0
 SELF_STOP_SHARE = 0.75

@@ -21,8 +21,8 @@ from core.kernel.subjects import EVENTS
 from core.services.channel import Channel
 from core.services.pace import Pace
 
-HELD_MAX = 4_000
-HELD_BYTES_MAX = 6 * 1024 * 1024
+HELD_MAX = 2_000
+HELD_BYTES_MAX = 4 * 1024 * 1024
 SLICE = 64
 QUIET_S = 10.0
 HEADERS = {"Content-Type": "application/cloudevents+json"}
@@ -40,7 +40,7 @@ def _nothing(_count: int) -> None: ...
 class Relay:
     """Publishes each event of recorded commits as a CloudEvent on `hive.event.<noun>.<verb>.<id>`, in their order.
 
-    At most 4,000 commits and 6 MiB wait; what comes beyond that is dropped.
+    At most 2,000 commits and 4 MiB wait; what comes beyond that is dropped.
     """
 
     def __init__(
