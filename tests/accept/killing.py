@@ -44,7 +44,7 @@ def survive(options: Options, program: Program, hosts: list[Host], more: Mapping
     verified = program.command("verify", "--json")
     expect(verified.returncode == 0, f"verify: {verified.stdout!r} {verified.stderr!r}")
     retries = sum(submitter.retries for submitter in submitters)
-    return {"tasks": tasks, "killed": dict(killed), "client_retries": retries, "lost": 0, "twice": 0, **figures}
+    return {"tasks": tasks, "killed": dict(killed), "client_retries": retries, **figures}
 
 
 def _order(rng: random.Random, names: list[str], kills: int) -> list[str]:
