@@ -12,7 +12,10 @@ REFUSED = Counter(
     "hivebus_requests_refused_total", "Requests answered with an error, by its code.", ["code"], registry=registry
 )
 REQUESTS = Counter(
-    "hivebus_requests_total", "Requests answered without an error, by action.", ["action"], registry=registry
+    "hivebus_requests_total",
+    "Requests answered without an error, by action and way in.",
+    ["action", "transport"],
+    registry=registry,
 )
 LIVE_TASKS = Gauge("hivebus_tasks_live", "Tasks that have not ended, as the scheduler folds them.", registry=registry)
 RECORDER_POSITION = Gauge("hivebus_recorder_position", "Newest position that the store holds.", registry=registry)

@@ -57,8 +57,10 @@ from entrypoints.bootstrap.agents import kept
 from entrypoints.bootstrap.keeping import picture_of, trimmer_of
 from entrypoints.bootstrap.links import hosted, linked
 from entrypoints.bootstrap.opened import Ground, opened
+from entrypoints.calls import Calls, actions_of
 from entrypoints.database import address_of, places
 from entrypoints.http.door import Door, load_key
+from entrypoints.http.events import event_list
 from entrypoints.http.system import System, Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
@@ -102,6 +104,7 @@ class Program(Struct, frozen=True, kw_only=True):
     host: AgentHost | None
     host_door: HostDoor
     dispatcher: Dispatcher
+    calls: Calls
     commands: Commands
     door: Door
     system: System
@@ -264,6 +267,14 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             applied_to = reader.position
         return (await store.checkpoint()).position, applied_to
 
+    system = System(vitals, log, views, clock, recorded, applied, scheduler, door, disk, not_ready, ground.care)
+    calls = Calls(
+        (
+            *actions_of(registry, dispatcher),
+            event_list(store, codec, recorded, lambda: vitals.draining),
+            *system.actions(),
+        )
+    )
     program = Program(
         roles=settings.role_set,
         recording=_role(ground.leases, RECORDER),
@@ -309,9 +320,10 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         follower=PositionFollower(positions, recorded, applied, clock),
         host_door=host_door,
         dispatcher=dispatcher,
+        calls=calls,
         commands=Commands(ground.channel, registry, dispatcher, clock, principal, version=version),
         door=door,
-        system=System(vitals, log, views, clock, recorded, applied, scheduler, door, disk, not_ready, ground.care),
+        system=system,
         vitals=vitals,
         blobs=ground.blobs,
         codec=codec,

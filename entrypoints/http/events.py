@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -14,7 +14,10 @@ from core.kernel.cloud_events import CloudEvent, cloud_events
 from core.kernel.codec import Codec, Undecodable
 from core.kernel.commit import split_subject
 from core.kernel.ports import Store, Stored
+from core.kernel.registry import Route, doc_of
+from core.services.dispatch import Principal
 from core.services.positions import PositionGate
+from entrypoints.calls import Action, NoOptions
 from entrypoints.decode import from_query
 from entrypoints.http.door import Door
 from entrypoints.http.rest import READ, arguments_of
@@ -26,7 +29,10 @@ LOOK_UP_S = 0.5
 
 
 class ReadEvents(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which events, and how long to wait for one."""
+    """Read the events after a position, in their order.
+
+    Filters say which; `wait` says for how many seconds to wait for the first one.
+    """
 
     after: Annotated[int, Meta(ge=0, le=1 << 62)] = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
@@ -43,19 +49,46 @@ def add_events(app: Sanic[Any, Any], store: Store, codec: Codec, recorded: Posit
     async def read(request: Request) -> HTTPResponse:
         door.admit(request)
         query = from_query(ReadEvents, arguments_of(request))
-        until = time.monotonic() + query.wait
-        after = query.after
-        while True:
-            events, after = await _page(store, codec, query, after)
-            left_s = until - time.monotonic()
-            if events or left_s <= 0 or request.app.ctx.draining:
-                break
-            await recorded.wait_for(after + 1, min(left_s, LOOK_UP_S))
+        events, after = await read_events(query, store, codec, recorded, lambda: bool(request.app.ctx.draining))
         lines = b"".join(msgspec.json.encode(event) + b"\n" for event in events)
         headers = {"Hivebus-Next": str(after), "Hivebus-Position": str(recorded.position)}
         return HTTPResponse(lines, 200, headers, "application/x-ndjson")
 
     app.add_route(read, "/api/events", methods=READ, name="events")
+
+
+async def read_events(
+    query: ReadEvents, store: Store, codec: Codec, recorded: PositionGate, ending: Callable[[], bool]
+) -> tuple[list[CloudEvent], int]:
+    """A page of events and the position to go on from; without one, wait for it as long as the query says."""
+    until = time.monotonic() + query.wait
+    after = query.after
+    while True:
+        events, after = await _page(store, codec, query, after)
+        left_s = until - time.monotonic()
+        if events or left_s <= 0 or ending():
+            return events, after
+        await recorded.wait_for(after + 1, min(left_s, LOOK_UP_S))
+
+
+def event_list(store: Store, codec: Codec, recorded: PositionGate, ending: Callable[[], bool]) -> Action:
+    """The same as an action: a page of events as JSON values."""
+
+    async def carry(query: ReadEvents, _options: Struct, _principal: Principal) -> dict[str, Any]:
+        events, after = await read_events(query, store, codec, recorded, ending)
+        # Their data are bytes as they are stored; other transports put them into documents of their own.
+        values = msgspec.json.decode(msgspec.json.encode(events))
+        return {"events": values, "next": after, "position": recorded.position}
+
+    return Action(
+        name="event.list",
+        doc=doc_of(ReadEvents),
+        struct=ReadEvents,
+        options=NoOptions,
+        read_only=True,
+        carry=carry,
+        route=Route("GET", "/api/events"),
+    )
 
 
 async def _page(store: Store, codec: Codec, query: ReadEvents, after: int) -> tuple[list[CloudEvent], int]:

@@ -52,7 +52,7 @@ def command_handler(spec: CommandSpec, dispatcher: Dispatcher, door: Door) -> Ha
     assert spec.route is not None
     status, struct, has_body = spec.route.status, spec.struct, spec.route.method != "DELETE"
     location = spec.route.path + "/" if spec.creates else None
-    counter = REQUESTS.labels(spec.name)
+    counter = REQUESTS.labels(spec.name, "rest")
 
     async def handle(request: Request, **fields: Any) -> HTTPResponse:
         principal = door.admit(request)
@@ -78,7 +78,7 @@ def command_handler(spec: CommandSpec, dispatcher: Dispatcher, door: Door) -> Ha
 
 def query_handler(spec: QuerySpec, dispatcher: Dispatcher, door: Door) -> Handler:
     """The handler of a query."""
-    counter = REQUESTS.labels(spec.name)
+    counter = REQUESTS.labels(spec.name, "rest")
 
     async def handle(request: Request, **fields: Any) -> HTTPResponse:
         principal = door.admit(request)

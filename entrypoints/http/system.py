@@ -21,6 +21,7 @@ from core.services.dispatch import ReadableViews
 from core.services.log_care import LogCare
 from core.services.positions import PositionGate
 from core.services.scheduler import Scheduler
+from entrypoints.calls import Action, plain
 from entrypoints.decode import from_json
 from entrypoints.http.door import COOKIE, SESSION_S, Door, check_media
 from entrypoints.http.rest import JSON, READ, json_response
@@ -92,6 +93,13 @@ class System:
         """Prometheus' text format, without a key: for the listener that only a scraper reaches."""
         app.add_route(self._metrics, "/metrics", methods=READ, name="metrics")
 
+    def actions(self) -> tuple[Action, ...]:
+        """What every way in can ask of the program itself."""
+        return (
+            plain("system.status", "Health and figures of the program, measured now.", "/api/status", self.status),
+            plain("system.info", "What this system is and can do.", "/api/info", self.info),
+        )
+
     # --- handlers ---
 
     async def _live(self, request: Request) -> HTTPResponse:
@@ -117,8 +125,12 @@ class System:
     async def _status(self, request: Request) -> HTTPResponse:
         """Anybody may ask, without a key: so one asker at a time is measured for."""
         self._door.check_origin(request)
+        return json_response(await self.status())
+
+    async def status(self) -> dict[str, Any]:
+        """Health and figures of the program, measured now."""
         async with self._measuring:
-            return json_response(await self._measure_status())
+            return await self._measure_status()
 
     async def _measure_status(self) -> dict[str, Any]:
         broker = await self._log.healthy()
@@ -167,32 +179,34 @@ class System:
 
     async def _info(self, request: Request) -> HTTPResponse:
         self._door.admit(request)
-        return json_response(
-            {
-                "system": {
-                    "node_count": None,
-                    "swarm_status": None,
-                    "docker_version": None,
-                    "unknown": dict.fromkeys(("node_count", "swarm_status", "docker_version"), NOT_HERE),
+        return json_response(await self.info())
+
+    async def info(self) -> dict[str, Any]:
+        """What this system is and can do."""
+        return {
+            "system": {
+                "node_count": None,
+                "swarm_status": None,
+                "docker_version": None,
+                "unknown": dict.fromkeys(("node_count", "swarm_status", "docker_version"), NOT_HERE),
+            },
+            "capabilities": {
+                "agents": len(AGENT_TYPES),
+                "agent_types": {
+                    name: {
+                        "executor": kind.executor,
+                        "capabilities": kind.capabilities,
+                        "description": kind.description,
+                    }
+                    for name, kind in AGENT_TYPES.items()
                 },
-                "capabilities": {
-                    "agents": len(AGENT_TYPES),
-                    "agent_types": {
-                        name: {
-                            "executor": kind.executor,
-                            "capabilities": kind.capabilities,
-                            "description": kind.description,
-                        }
-                        for name, kind in AGENT_TYPES.items()
-                    },
-                    "max_concurrent_tasks": sum(
-                        host.slots for host in self._scheduler.fleet.hosts.values() if host.session
-                    ),
-                    "supported_protocols": ["rest", "nats"],
-                },
-                "version": self._vitals.version,
-            }
-        )
+                "max_concurrent_tasks": sum(
+                    host.slots for host in self._scheduler.fleet.hosts.values() if host.session
+                ),
+                "supported_protocols": ["rest", "nats"],
+            },
+            "version": self._vitals.version,
+        }
 
     async def _session(self, request: Request) -> HTTPResponse:
         self._door.check_origin(request)

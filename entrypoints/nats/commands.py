@@ -141,7 +141,7 @@ class Commands:
         refusal: HivebusError | None = None
         try:
             answer = await self._execute(name, message)
-            REQUESTS.labels(name).inc()
+            REQUESTS.labels(name, "nats").inc()
             self._answer(message, {"accepted": True, **answer})
         except HivebusError as error:
             refusal = error
