@@ -140,7 +140,7 @@ class CommandBus:
         if spec.creates:
             aggregate_id = derived(command_id, spec.noun)
         else:
-            aggregate_id = getattr(command, spec.target or "")
+            aggregate_id = spec.id_of(command)
             if not _ID(aggregate_id):
                 raise unknown(spec.noun, aggregate_id)
         key = str(command_id)

@@ -44,6 +44,9 @@ class TaskSubmitted(Event, frozen=True):
     agent_id: str | None = None
     name: str | None = None
     labels: dict[str, str] | None = None
+    fairness_key: str | None = None
+    concurrency_key: str | None = None
+    rate_key: str | None = None
 
 
 @task.event("task.queued")
