@@ -43,7 +43,7 @@ class Queue(RowView):
         return (commit.aggregate_id,)
 
     def fold(self, row: Row | None, commit: Commit, event: Event) -> Row | None:
-        """A task enters when it is submitted and leaves when it is completed or cancelled."""
+        """A task enters when it is submitted and leaves when it is completed, cancelled or expired."""
         since_ms = commit.body.occurred_at
         if isinstance(event, t.TaskSubmitted):
             return {
@@ -64,7 +64,7 @@ class Queue(RowView):
                 return {**row, "state": "held", "since_ms": since_ms}
             case t.TaskFailed():
                 return {**row, "state": "dead_lettered", "since_ms": since_ms}
-            case t.TaskCompleted() | t.TaskCancelled():
+            case t.TaskCompleted() | t.TaskCancelled() | t.TaskExpired():
                 return None
             case _:
                 return row

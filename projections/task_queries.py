@@ -122,6 +122,10 @@ async def show_task(query: ShowTask, reader: Reader) -> dict[str, Any]:
         "history": await history_of(reader, "task", query.task_id),
         "retry": row["retry"],
         "timeout_s": row["timeout_s"],
+        "deadline": rfc3339(row["deadline_ms"]),
+        "queue_timeout_s": row["queue_timeout_s"],
+        "total_timeout_s": row["total_timeout_s"],
+        "silence_timeout_s": row["silence_timeout_s"],
         "position": reader.position,
     }
 

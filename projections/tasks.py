@@ -26,6 +26,12 @@ from projections.view import versioned
 
 metadata = MetaData()
 
+EXPIRED: dict[t.ExpiryReason, str] = {
+    "deadline": "Its deadline came while it waited.",
+    "queue_timeout": "It waited in the queue longer than its queue_timeout_s.",
+    "total_timeout": "It had not ended when its total_timeout_s was over.",
+}
+
 tasks = Table(
     "tasks",
     metadata,
@@ -74,6 +80,10 @@ specs = Table(
     Column("name", String(200)),
     Column("labels", JSON),
     Column("actor", String(100), nullable=False),
+    Column("deadline_ms", BigInteger),
+    Column("queue_timeout_s", Float),
+    Column("total_timeout_s", Float),
+    Column("silence_timeout_s", Float),
 )
 
 
@@ -107,6 +117,10 @@ class TaskSpecs(RowView):
             "name": event.name,
             "labels": event.labels,
             "actor": commit.body.actor,
+            "deadline_ms": event.deadline_ms,
+            "queue_timeout_s": event.queue_timeout_s,
+            "total_timeout_s": event.total_timeout_s,
+            "silence_timeout_s": event.silence_timeout_s,
         }
 
 
@@ -189,6 +203,16 @@ class Tasks(RowView):
                     "status": "cancelled",
                     "outcome": "cancelled",
                     "completed_ms": time_ms,
+                    "agent_id": _last_agent(row),
+                }
+            case t.TaskExpired():
+                return {
+                    **row,
+                    "status": "expired",
+                    "outcome": event.reason,
+                    "error": EXPIRED[event.reason],
+                    "completed_ms": time_ms,
+                    "not_before_ms": None,
                     "agent_id": _last_agent(row),
                 }
             case _:

@@ -14,6 +14,7 @@ from uuid import UUID
 import pytest
 from hypothesis import strategies as st
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import Select
 
 from adapters.memory.log import MemoryLog
@@ -30,6 +31,7 @@ from core.kernel.ids import derive, uuid7
 from core.kernel.outcomes import CommandUnchanged
 from core.kernel.ports import Clock, Store
 from core.kernel.registry import CommandSpec, Context
+from core.kernel.times import rfc3339
 from core.limit import SetLimit
 from core.projection import Row, RowView, View
 from core.scheduling.election import ElectScheduler
@@ -264,6 +266,7 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "queued": {e.id for e in tasks if e.status == "queued" and e.item in waiting},
         "shares": fleet.shares,
         "limits": fleet.limits,
+        "expiring": {e.id for e in tasks if e.expiry is not None and (e.expiry[0], e.id) in set(fleet.expiries)},
         "timed": {e.id for e in tasks if e.status == "scheduled" and (e.not_before_ms, e.id) in timers},
         "watched": {e.id for e in tasks if e.held and any(item[1:] == (e.fence, e.id) for item in deadlines)},
     }
@@ -272,7 +275,7 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
 # What may happen, and a number that says how or to whom.
 STEP_KINDS = (
     *("submit", "submit", "submit", "spawn", "retire", "register", "register", "lose", "leave", "cancel", "elect"),
-    *("start", "complete", "fail", "crash", "clock", "rest", "rest", "limit"),
+    *("start", "complete", "fail", "crash", "clock", "rest", "rest", "limit", "timed", "timed", "back"),
     *("turn", "turn", "turn", "deliver", "deliver", "deliver", "fold", "fold", "fold", "fold"),
 )
 STEPS = st.lists(st.tuples(st.sampled_from(STEP_KINDS), st.integers(0, 7)), min_size=20, max_size=80)
@@ -307,6 +310,10 @@ class Simulation:
         match kind:
             case "submit":
                 self.attempt(_submission(number))
+            case "timed":
+                self.attempt(replace(_submission(number), **_timed(number, self.history.now_ms)))
+            case "back":
+                self.history.now_ms -= (10, 1_000, 20_000, 60_000)[number % 4]
             case "spawn":
                 self.attempt(SpawnAgent(type="python" if number % 2 else "shell", slots=1 + number // 2))
             case "register":
@@ -450,6 +457,7 @@ class Simulation:
             assert (agent.host_id, agent.session, host.session) == (host.id, command.session, command.session)
             assert can_do(entry.need, agent)
             assert command.term == self.fleet.term
+            assert entry.expiry is None or entry.expiry[0] > self.history.now_ms, "nothing starts when its time is up"
 
     def _check_slots(self) -> None:
         for agent in self.fleet.agents.values():
@@ -481,6 +489,21 @@ def _submission(number: int) -> SubmitTask:
     if number % 2:
         return submit(agent_type="python", parameters={"function": "noop"}, **fields)
     return submit(**fields)
+
+
+def _timed(number: int, now_ms: int) -> dict[str, Any]:
+    """Timers of every kind, near enough that the clock's steps reach them."""
+    later = rfc3339(now_ms + 1_000 + 10_000 * (number % 3))
+    return [
+        {"not_before": later},
+        {"deadline": later},
+        {"queue_timeout_s": 1 + number},
+        {"total_timeout_s": 5 + number},
+        {"not_before": later, "total_timeout_s": 60.0, "queue_timeout_s": 20.0},
+        {"deadline": later, "total_timeout_s": 0.5},
+        {"total_timeout_s": 90.0},
+        {"deadline": rfc3339(now_ms + 100_000), "queue_timeout_s": 70.0},
+    ][number]
 
 
 # --- views ------------------------------------------------------------------------------------------------------------

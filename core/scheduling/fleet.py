@@ -6,7 +6,6 @@ back lies in another object (core/scheduling/overlay.py), so that a refused appe
 
 from __future__ import annotations
 
-import heapq
 from typing import Any
 
 import msgspec
@@ -22,6 +21,7 @@ from core.scheduling.eligibility import Requirement, can_do
 from core.scheduling.entries import AGE_STEP_MS, AgentEntry, HostEntry, TaskEntry
 from core.scheduling.limits import Limits
 from core.scheduling.shares import Shares
+from core.scheduling.timers import enter, timers_of
 from core.scheduling.waiting import Limited, Waiting
 
 
@@ -52,6 +52,7 @@ class Fleet:
         self.limits = Limits()
         self.timers: list[tuple[int, str]] = []
         self.timeouts: list[tuple[int, int, str]] = []
+        self.expiries: list[tuple[int, str]] = []
         self.orphans: set[str] = set()
         self.unsettled_agents: set[str] = set()
         self.uneven = False
@@ -82,9 +83,12 @@ class Fleet:
             self.waiting.put(entry.place, entry.item)
             self.release(entry.limited)
         elif entry.status == "scheduled":
-            heapq.heappush(self.timers, (entry.not_before_ms, task_id))
+            enter(self.timers, (entry.not_before_ms, task_id), len(self.tasks), self._is_timed)
         elif entry.held:
-            self._watch(entry)
+            enter(self.timeouts, (_deadline_ms(entry), entry.fence, task_id), len(self.tasks), self._is_watched)
+        expires = entry.expiry
+        if expires is not None:
+            enter(self.expiries, (expires[0], task_id), len(self.tasks), self._is_expiring)
 
     def release(self, limited: Limited) -> None:
         """What was held may be free again: whoever waits for it is looked at."""
@@ -93,14 +97,18 @@ class Fleet:
         if limited.rate_key is not None:
             self.waiting.release(f"rate:{limited.rate_key}")
 
-    def _watch(self, entry: TaskEntry) -> None:
-        """Enter an attempt into the timeouts; what has ended meanwhile is cleared out before it outgrows the rest."""
-        if len(self.timeouts) > 2 * len(self.tasks) + 64:
-            self.timeouts = [
-                item for item in self.timeouts if (e := self.tasks.get(item[2])) is not None and e.fence == item[1]
-            ]
-            heapq.heapify(self.timeouts)
-        heapq.heappush(self.timeouts, (_deadline_ms(entry), entry.fence, entry.id))
+    def _is_timed(self, item: tuple[int, str]) -> bool:
+        entry = self.tasks.get(item[1])
+        return entry is not None and entry.status == "scheduled" and entry.not_before_ms == item[0]
+
+    def _is_watched(self, item: tuple[int, int, str]) -> bool:
+        entry = self.tasks.get(item[2])
+        return entry is not None and entry.fence == item[1]
+
+    def _is_expiring(self, item: tuple[int, str]) -> bool:
+        entry = self.tasks.get(item[1])
+        expires = entry.expiry if entry is not None else None
+        return expires is not None and expires[0] == item[0]
 
     # --- the fold ---
 
@@ -131,6 +139,7 @@ class Fleet:
         match event:
             case tasks.TaskQueued():
                 entry.status = "queued"
+                entry.queued_ms = commit.body.occurred_at if entry.timers is not None else 0
                 self.put_back(task_id)
             case tasks.TaskScheduled():
                 entry.status = "scheduled"
@@ -146,7 +155,7 @@ class Fleet:
                 entry.cancelling = True
                 entry.cancelled_ms = commit.body.occurred_at + int(event.grace_s * 1000)
                 self.put_back(task_id)
-            case tasks.TaskCompleted() | tasks.TaskFailed() | tasks.TaskCancelled():
+            case tasks.TaskCompleted() | tasks.TaskFailed() | tasks.TaskCancelled() | tasks.TaskExpired():
                 self._free(commit, entry)
                 self.shares.leave(entry.flow)
                 del self.tasks[task_id]
@@ -167,11 +176,13 @@ class Fleet:
             type=event.type,
             flow=flow,
             limited=Limited(event.concurrency_key, event.rate_key),
+            timers=timers_of(event, commit.body.occurred_at),
         )
         self.shares.enter(flow)
 
     def _assign(self, commit: Commit, entry: TaskEntry, event: tasks.TaskAssigned) -> None:
         entry.status = "assigned"
+        entry.attempt = event.attempt
         entry.fence = commit.position
         entry.term = event.term
         entry.agent_id = event.agent_id

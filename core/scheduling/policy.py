@@ -16,7 +16,7 @@ from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Claim, Claims, Overlay
 from core.scheduling.shares import Flow
 from core.scheduling.waiting import Limited, Look, Rank
-from core.task import AssignTask, ExpireTask, QueueTask
+from core.task import AssignTask, EndOverdueTask, ExpireTask, QueueTask
 
 TIMEOUT_SLACK_MS = 15_000
 
@@ -44,6 +44,7 @@ def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[D
         _agents(fleet, overlay, under_way),
         _orphans(fleet, under_way),
         _timeouts(fleet, under_way, now_ms),
+        _expiries(fleet, under_way, now_ms),
         _due(fleet, under_way, now_ms),
         _assignments(fleet, overlay, under_way, now_ms),
     )
@@ -59,6 +60,8 @@ def next_due_ms(fleet: Fleet) -> int | None:
     times = [fleet.timers[0][0]] if fleet.timers else []
     if fleet.timeouts:
         times.append(fleet.timeouts[0][0] + TIMEOUT_SLACK_MS)
+    if fleet.expiries:
+        times.append(fleet.expiries[0][0])
     times.extend(fleet.rate_timers.values())
     return min(times, default=None)
 
@@ -152,8 +155,21 @@ def _timeouts(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decisi
         yield Decision(task_id, command, entry.correlation_id, entry.last_position)
 
 
+def _expiries(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
+    """End the tasks whose time is up. Before the assignments: at its deadline nothing is started any more."""
+    heap = fleet.expiries
+    while heap and heap[0][0] <= now_ms:
+        due_ms, task_id = heapq.heappop(heap)
+        entry = fleet.tasks.get(task_id)
+        expires = entry.expiry if entry is not None else None
+        if entry is None or expires is None or expires[0] != due_ms or task_id in under_way:
+            continue
+        command = EndOverdueTask(task_id=task_id, attempt=entry.attempt, reason=expires[1])
+        yield Decision(task_id, command, entry.correlation_id, entry.last_position)
+
+
 def _due(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
-    """Queue what has waited out its back-off."""
+    """Queue what has waited for its time."""
     heap = fleet.timers
     while heap and heap[0][0] <= now_ms:
         due_ms, task_id = heapq.heappop(heap)

@@ -12,12 +12,13 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from core.execution import Attempt, CancelToken, Executor, Outcome, Progress
+from core.execution import SIGN_OF_LIFE, Attempt, CancelToken, Executor, Outcome, Progress
 from core.host import FirstAgent, LeaveHost, RegisterHost
 from core.kernel.errors import HivebusError, NotFound, Refused, Unavailable
 from core.kernel.ids import uuid7
 from core.kernel.ports import Clock
 from core.services.link import Beat, BeatAnswer, Cancel, Control, Run
+from core.services.silence import SILENT, Silence
 from core.task import CompleteTask, FailTask, ProgressTask, StartTask
 
 logger = logging.getLogger("hivebus.host")
@@ -33,13 +34,14 @@ SELF_STOP_SHARE = 0.75
 class _Attempt:
     """One attempt that runs here."""
 
-    __slots__ = ("last_progress", "run", "silent", "started_ms", "step", "task", "token")
+    __slots__ = ("last_progress", "run", "silence", "silent", "started_ms", "step", "task", "token")
 
-    def __init__(self, run: Run, started_ms: int) -> None:
+    def __init__(self, run: Run, clock: Clock) -> None:
         self.run = run
-        self.started_ms = started_ms
+        self.started_ms = clock.now_ms()
         self.token = CancelToken()
         self.silent = False
+        self.silence = Silence(clock, self.token)
         self.last_progress = float("-inf")
         self.step: str | None = None
         self.task: asyncio.Task[None] | None = None
@@ -111,7 +113,7 @@ class AgentHost:
             self._end_silently(current)
         elif len(self._attempts) >= self._slots:
             return  # the next beat's answer offers it again
-        attempt = _Attempt(run, self._clock.now_ms())
+        attempt = _Attempt(run, self._clock)
         self._attempts[run.task_id] = attempt
         attempt.task = asyncio.create_task(self._run(attempt))
         self._work.add(attempt.task)
@@ -262,11 +264,14 @@ class AgentHost:
     # --- one attempt ---
 
     async def _run(self, attempt: _Attempt) -> None:
-        started = asyncio.create_task(self._say_started(attempt))
+        beside = [asyncio.create_task(self._say_started(attempt))]
+        if attempt.run.silence_timeout_s is not None:
+            beside.append(asyncio.create_task(attempt.silence.watch(attempt.run.silence_timeout_s)))
         try:
             outcome = await self._execute(attempt)
         finally:
-            started.cancel()
+            for task in beside:
+                task.cancel()
         try:
             await self._report(attempt, outcome)
         finally:
@@ -309,6 +314,9 @@ class AgentHost:
 
     def _say_progress(self, attempt: _Attempt, progress: Progress) -> None:
         """Progress is no lifecycle: it reaches the log only at a new step, at most every ten seconds."""
+        attempt.silence.end()
+        if progress == SIGN_OF_LIFE:
+            return
         now = self._clock.monotonic()
         if progress.current_step == attempt.step or now - attempt.last_progress < PROGRESS_EVERY_S:
             return
@@ -375,13 +383,17 @@ def _verdict(attempt: _Attempt, outcome: Outcome) -> CompleteTask | FailTask:
             task_id=run.task_id, fence=run.fence, started_ms=attempt.started_ms, result=outcome.result or {}
         )
     kind: Literal["failed", "timed_out", "output_limit", "cancelled", "interrupted", "crashed"] = outcome.outcome
+    error = outcome.error or f"The attempt was {kind}."
     if kind == "cancelled" and attempt.token.reason == "interrupted":
         kind = "interrupted"
+    if kind == "cancelled" and attempt.token.reason == SILENT:
+        kind = "timed_out"
+        error = f"It said nothing for {run.silence_timeout_s:g} s (silence_timeout_s) and was stopped."
     return FailTask(
         task_id=run.task_id,
         fence=run.fence,
         outcome=kind,
-        error=outcome.error or f"The attempt was {kind}.",
+        error=error,
         retryable=outcome.retryable,
         started_ms=attempt.started_ms,
         retry_after_ms=outcome.retry_after_ms,

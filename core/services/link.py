@@ -27,6 +27,7 @@ class Run(Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any]
     timeout_s: float
     correlation_id: str
+    silence_timeout_s: float | None = None
 
 
 def run_of(task_id: str, state: Task, session: str, term: int) -> Run:
@@ -44,6 +45,7 @@ def run_of(task_id: str, state: Task, session: str, term: int) -> Run:
         parameters=spec.parameters,
         timeout_s=spec.timeout_s,
         correlation_id=state.correlation_id,
+        silence_timeout_s=spec.silence_timeout_s,
     )
 
 

@@ -1,6 +1,7 @@
 """The task: what somebody wants done, its attempts, and its one end.
 
-    submitted -> scheduled (back-off) -> queued -> assigned -> running -> completed | failed | cancelled
+    submitted -> scheduled (not_before, back-off) -> queued -> assigned -> running
+              -> completed | failed | cancelled | expired
 
 The fence of an attempt is the position of its `task.assigned`. Whatever a host says carries the fence; a stale one is
 refused, so completion and expiry race on one expected position and exactly one wins.
@@ -11,7 +12,6 @@ Read events, state, then the commands with their decisions by who issues them: c
 from __future__ import annotations
 
 from core.task.callers import (
-    CANCEL_GRACE_S,
     NOT_AVAILABLE,
     PRIORITIES,
     CancelTask,
@@ -25,11 +25,13 @@ from core.task.events import (
     AttemptEnded,
     AttemptOutcome,
     CancelRequested,
+    ExpiryReason,
     Retry,
     TaskAssigned,
     TaskCancelled,
     TaskCompleted,
     TaskEvent,
+    TaskExpired,
     TaskFailed,
     TaskProgressed,
     TaskQueued,
@@ -39,8 +41,8 @@ from core.task.events import (
     task,
 )
 from core.task.hosts import CompleteTask, FailTask, ProgressTask, StartTask, complete, fail, progress, start
-from core.task.rules import backoff_ms
-from core.task.scheduler import AssignTask, ExpireTask, QueueTask, assign, expire, queue
+from core.task.rules import CANCEL_GRACE_S, backoff_ms
+from core.task.scheduler import AssignTask, EndOverdueTask, ExpireTask, QueueTask, assign, end_overdue, expire, queue
 from core.task.state import FINAL, LOST, Task, evolve
 
 __all__ = [
@@ -55,7 +57,9 @@ __all__ = [
     "CancelRequested",
     "CancelTask",
     "CompleteTask",
+    "EndOverdueTask",
     "ExpireTask",
+    "ExpiryReason",
     "FailTask",
     "Id",
     "ProgressTask",
@@ -68,6 +72,7 @@ __all__ = [
     "TaskCancelled",
     "TaskCompleted",
     "TaskEvent",
+    "TaskExpired",
     "TaskFailed",
     "TaskProgressed",
     "TaskQueued",
@@ -79,6 +84,7 @@ __all__ = [
     "backoff_ms",
     "cancel",
     "complete",
+    "end_overdue",
     "evolve",
     "expire",
     "fail",

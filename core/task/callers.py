@@ -11,6 +11,7 @@ from core.catalogue import AGENT_TYPES
 from core.execution import parameters_of
 from core.kernel.errors import Refused, Unprocessable
 from core.kernel.registry import Context, Route
+from core.kernel.times import parse_rfc3339
 from core.limit import Key
 from core.task.events import (
     CancelRequested,
@@ -18,16 +19,21 @@ from core.task.events import (
     TaskCancelled,
     TaskEvent,
     TaskQueued,
+    TaskScheduled,
     TaskSubmitted,
     task,
 )
+from core.task.rules import CANCEL_GRACE_S
 from core.task.state import FINAL, Task
 
 PRIORITIES = {"critical": 9, "high": 7, "normal": 5, "low": 3, "background": 1}
-CANCEL_GRACE_S = 5.0
 
 Id = Annotated[str, Meta(min_length=1, max_length=64)]
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*\Z", max_length=100)]
+
+
+Time = Annotated[str, Meta(pattern=r"^[0-9TtZz .:+-]{10,40}\Z")]
+Seconds = Annotated[float, Meta(gt=0, le=366 * 86_400)]
 
 
 class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,6 +41,10 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `type` is the kind that statistics and routing go by, `parameters` is what the executor gets. Without `executor`
     the agent type's is taken. The answer comes when the command is on the log; the work runs afterwards.
+
+    Times are RFC 3339. It is not started before `not_before`; if it waits at its `deadline`, longer than
+    `queue_timeout_s` in one stay in the queue, or has not ended `total_timeout_s` after its submission, it expires. An
+    attempt that says nothing for `silence_timeout_s` is timed out.
     """
 
     type: Word
@@ -56,11 +66,11 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rate_key: Key | None = None
     depends_on: list[Any] = []
     on_dependency_failure: str | None = None
-    not_before: str | None = None
-    deadline: str | None = None
-    queue_timeout_s: float | None = None
-    total_timeout_s: float | None = None
-    silence_timeout_s: float | None = None
+    not_before: Time | None = None
+    deadline: Time | None = None
+    queue_timeout_s: Seconds | None = None
+    total_timeout_s: Seconds | None = None
+    silence_timeout_s: Annotated[float, Meta(ge=1, le=86_400)] | None = None
     max_tokens: int | None = None
     max_cost: float | None = None
 
@@ -68,11 +78,6 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 NOT_AVAILABLE = (
     "depends_on",
     "on_dependency_failure",
-    "not_before",
-    "deadline",
-    "queue_timeout_s",
-    "total_timeout_s",
-    "silence_timeout_s",
     "max_tokens",
     "max_cost",
 )
@@ -88,6 +93,7 @@ def submit(command: SubmitTask, state: Task | None, context: Context) -> list[Ta
     executor = _executor_of(command)
     parameters_of(executor, command.parameters)
     priority = command.priority
+    not_before_ms, deadline_ms = _times(command, context.now_ms)
     submitted = TaskSubmitted(
         type=command.type,
         executor=executor,
@@ -104,8 +110,43 @@ def submit(command: SubmitTask, state: Task | None, context: Context) -> list[Ta
         fairness_key=command.fairness_key,
         concurrency_key=command.concurrency_key,
         rate_key=command.rate_key,
+        not_before_ms=not_before_ms,
+        deadline_ms=deadline_ms,
+        queue_timeout_s=command.queue_timeout_s,
+        total_timeout_s=command.total_timeout_s,
+        silence_timeout_s=command.silence_timeout_s,
     )
-    return [submitted, TaskQueued()]
+    return [submitted, TaskQueued() if not_before_ms is None else TaskScheduled(not_before_ms=not_before_ms)]
+
+
+def _times(command: SubmitTask, now_ms: int) -> tuple[int | None, int | None]:
+    """not_before and deadline in milliseconds; a not_before that has passed says nothing. Raises Unprocessable."""
+    begin_ms = None if command.not_before is None else parse_rfc3339(command.not_before, "/not_before")
+    deadline_ms = None if command.deadline is None else parse_rfc3339(command.deadline, "/deadline")
+    begin_ms = None if begin_ms is None or begin_ms <= now_ms else begin_ms
+    if deadline_ms is not None and deadline_ms <= now_ms:
+        raise Unprocessable(
+            f"The deadline {command.deadline} has passed: the task could never start.",
+            code="deadline_passed",
+            pointer="/deadline",
+            remedy="Give a time in the future, or leave deadline out.",
+        )
+    if begin_ms is not None and deadline_ms is not None and deadline_ms <= begin_ms:
+        raise Unprocessable(
+            f"The deadline {command.deadline} is not after not_before {command.not_before}: it could never start.",
+            code="deadline_before_start",
+            pointer="/deadline",
+            remedy="Give a deadline after not_before.",
+        )
+    total_s = command.total_timeout_s
+    if begin_ms is not None and total_s is not None and now_ms + int(total_s * 1000) <= begin_ms:
+        raise Unprocessable(
+            f"{total_s:g} s after its submission not_before has not come: it could never start.",
+            code="timeout_before_start",
+            pointer="/total_timeout_s",
+            remedy="total_timeout_s counts from the submission: give more, or an earlier not_before.",
+        )
+    return begin_ms, deadline_ms
 
 
 def _refuse_unavailable(command: SubmitTask) -> None:

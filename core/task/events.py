@@ -16,6 +16,9 @@ AttemptOutcome = Literal[
 ]
 
 
+ExpiryReason = Literal["deadline", "queue_timeout", "total_timeout"]
+
+
 class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a failed attempt is followed by another."""
 
@@ -47,6 +50,11 @@ class TaskSubmitted(Event, frozen=True):
     fairness_key: str | None = None
     concurrency_key: str | None = None
     rate_key: str | None = None
+    not_before_ms: int | None = None
+    deadline_ms: int | None = None
+    queue_timeout_s: float | None = None
+    total_timeout_s: float | None = None
+    silence_timeout_s: float | None = None
 
 
 @task.event("task.queued")
@@ -56,7 +64,7 @@ class TaskQueued(Event, frozen=True):
 
 @task.event("task.scheduled")
 class TaskScheduled(Event, frozen=True):
-    """The task waits for a time: the back-off after a failed attempt."""
+    """The task waits for a time: its own `not_before`, or the back-off after a failed attempt."""
 
     not_before_ms: int
 
@@ -124,10 +132,11 @@ class TaskFailed(Event, frozen=True):
 
 @task.event("task.cancel_requested")
 class CancelRequested(Event, frozen=True):
-    """The attempt is asked to stop, and made to after the grace."""
+    """The attempt is asked to stop, and made to after the grace. `expires` where it is time that ends the task."""
 
     grace_s: float
     reason: str | None = None
+    expires: ExpiryReason | None = None
 
 
 @task.event("task.cancelled", final=True)
@@ -135,6 +144,13 @@ class TaskCancelled(Event, frozen=True):
     """The task ended because somebody did not want it any more."""
 
     reason: str | None = None
+
+
+@task.event("task.expired", final=True)
+class TaskExpired(Event, frozen=True):
+    """The task ended because its time was up."""
+
+    reason: ExpiryReason
 
 
 TaskEvent = (
@@ -149,4 +165,5 @@ TaskEvent = (
     | TaskFailed
     | CancelRequested
     | TaskCancelled
+    | TaskExpired
 )

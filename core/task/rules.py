@@ -9,11 +9,14 @@ from core.task.events import (
     Retry,
     TaskCancelled,
     TaskEvent,
+    TaskExpired,
     TaskFailed,
     TaskQueued,
     TaskScheduled,
 )
 from core.task.state import LOST, Task
+
+CANCEL_GRACE_S = 5.0
 
 
 def hold_fence(state: Task, fence: int) -> None:
@@ -29,8 +32,10 @@ def hold_fence(state: Task, fence: int) -> None:
 def after(
     state: Task, ended: AttemptEnded, context: Context, retryable: bool, retry_after_ms: int | None
 ) -> list[TaskEvent]:
-    """What follows the end of an attempt: cancelled, queued again, scheduled after a back-off, or failed."""
+    """What follows the end of an attempt: expired, cancelled, queued again, scheduled after a back-off, or failed."""
     policy = state.spec.retry
+    if state.expires is not None:
+        return [TaskExpired(reason=state.expires)]
     if state.cancelling or ended.outcome == "cancelled":
         return [TaskCancelled(reason=state.cancel_reason)]
     if ended.outcome in ("interrupted", "voided"):

@@ -11,10 +11,12 @@ from core.kernel.commit import Moment
 from core.task.events import (
     AttemptEnded,
     CancelRequested,
+    ExpiryReason,
     TaskAssigned,
     TaskCancelled,
     TaskCompleted,
     TaskEvent,
+    TaskExpired,
     TaskFailed,
     TaskProgressed,
     TaskQueued,
@@ -45,6 +47,7 @@ class Task(Struct, frozen=True, kw_only=True):
     not_before_ms: int = 0
     cancelling: bool = False
     cancel_reason: str | None = None
+    expires: ExpiryReason | None = None
 
     @property
     def held(self) -> bool:
@@ -91,8 +94,10 @@ def evolve(state: Task | None, event: TaskEvent, moment: Moment) -> Task:
         case TaskFailed():
             return replace(state, status="failed")
         case CancelRequested():
-            return replace(state, cancelling=True, cancel_reason=event.reason)
+            return replace(state, cancelling=True, cancel_reason=event.reason, expires=event.expires)
         case TaskCancelled():
             return replace(state, status="cancelled")
+        case TaskExpired():
+            return replace(state, status="expired")
         case _:
             assert_never(event)

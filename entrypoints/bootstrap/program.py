@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib
 import inspect
 import logging
+import pkgutil
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,8 +17,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-import core.scheduling.fleet
-import core.task.events
+import core.scheduling
 from adapters.blobs.files import FileBlobs
 from adapters.disk import FileSystem
 from adapters.executors.host import Host
@@ -346,5 +347,7 @@ def _hosts(text: str) -> frozenset[str]:
 
 def _fold_version() -> str:
     """Changes with the code that folds the fleet: an image of another version is not read."""
-    source = "".join(inspect.getsource(module) for module in (core.scheduling.fleet, core.task.events))
+    names = sorted(module.name for module in pkgutil.iter_modules(core.scheduling.__path__, "core.scheduling."))
+    modules = [importlib.import_module(name) for name in (*names, "core.task.events")]
+    source = "".join(map(inspect.getsource, modules))
     return hashlib.sha256(source.encode()).hexdigest()[:16]

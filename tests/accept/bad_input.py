@@ -66,9 +66,6 @@ def _requests(program: Program) -> dict[str, int]:
         ("missing_field", 422, client.request(post, tasks, {"type": "x"}), "/parameters"),
         ("executor_required", 422, client.request(post, tasks, {"type": "x", "parameters": {}}), "/executor"),
         ("not_available", 422, client.request(post, tasks, GOOD | {"depends_on": ["x"]}), "/depends_on"),
-        ("not_available", 422, client.request(post, tasks, GOOD | {"fairness_key": "k"}), "/fairness_key"),
-        ("not_available", 422, client.request(post, tasks, GOOD | {"concurrency_key": "k"}), "/concurrency_key"),
-        ("not_available", 422, client.request(post, tasks, GOOD | {"rate_key": "k"}), "/rate_key"),
         (
             "literal_secret",
             422,

@@ -95,6 +95,7 @@ HELD: dict[str, Any] = {
     "assigned_ms": NOW_MS,
     "last_position": 5,
     "charged_ms": UNKNOWN_MS,
+    "attempt": 1,
 }
 
 
@@ -153,7 +154,7 @@ def test_after_an_attempt_the_task_waits_again_and_remembers_who_had_it(follows:
     history = held()
     history.commit("task", "t", AttemptEnded(fence=5, agent_id="a", outcome="failed", error="x"), follows)
     fleet = folded(history)
-    wanted = entry(last_position=6, term=1, assigned_ms=NOW_MS, last_agent="a", **changed)
+    wanted = entry(last_position=6, term=1, assigned_ms=NOW_MS, last_agent="a", attempt=1, **changed)
     assert fleet.tasks == {"t": wanted}
     assert (fleet.agents["a"].running, fleet.hosts["h"].running) == (set(), set())
     assert fleet.timers == ([(NOW_MS + 9, "t")] if "not_before_ms" in changed else [])
@@ -327,9 +328,11 @@ def test_a_log_that_was_trimmed_of_what_has_ended_folds_to_the_same_fleet(
             trimmed.fold(commit)
     # The position is that of the last commit folded, which may have gone; the newest entries of a log never go.
     trimmed.position = whole.position
-    # How long those took that have gone is forgotten with them: shares begin anew, limits do not.
+    # How long those took that have gone is forgotten with them, and which tokens: what is trimmed is older than any
+    # bucket takes to fill. Shares begin anew, limits do not.
     for fleet in (trimmed, whole):
         fleet.shares = Shares()
+        fleet.limits.buckets = {}
         for entry in fleet.tasks.values():
             entry.charged_ms = 0.0
     assert portrait(trimmed) == portrait(whole)

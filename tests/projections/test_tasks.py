@@ -213,6 +213,10 @@ def test_what_was_asked_for_is_kept_beside_the_life() -> None:
         "name": "first",
         "labels": {"x": "y"},
         "actor": "grace",
+        "deadline_ms": None,
+        "queue_timeout_s": None,
+        "total_timeout_s": None,
+        "silence_timeout_s": None,
     }
 
 
@@ -352,6 +356,10 @@ async def test_a_task_is_shown_with_all_that_is_known_about_it(tmp_path: Path) -
             "avoid_last_agent": False,
         },
         "timeout_s": 60.0,
+        "deadline": None,
+        "queue_timeout_s": None,
+        "total_timeout_s": None,
+        "silence_timeout_s": None,
         "position": 13,
     }
 
