@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.kernel.registry import QuerySpec
 from core.projection import View
-from projections import agents, limits, queue, task_queries, tasks
+from projections import agents, limits, queue, schedules, task_queries, tasks
 from projections.timeline import Timeline
 
 VIEWS: tuple[View, ...] = (
@@ -13,6 +13,13 @@ VIEWS: tuple[View, ...] = (
     agents.Agents(),
     queue.Queue(),
     limits.Limits(),
+    schedules.Schedules(),
     Timeline(),
 )
-QUERIES: tuple[QuerySpec, ...] = (*task_queries.QUERIES, *agents.QUERIES, *queue.QUERIES, *limits.QUERIES)
+QUERIES: tuple[QuerySpec, ...] = (
+    *task_queries.QUERIES,
+    *agents.QUERIES,
+    *queue.QUERIES,
+    *limits.QUERIES,
+    *schedules.QUERIES,
+)

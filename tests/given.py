@@ -34,6 +34,7 @@ from core.kernel.registry import CommandSpec, Context
 from core.kernel.times import rfc3339
 from core.limit import SetLimit
 from core.projection import Row, RowView, View
+from core.schedule import PauseSchedule, RemoveSchedule, ResumeSchedule, SetSchedule
 from core.scheduling.election import ElectScheduler
 from core.scheduling.eligibility import can_do
 from core.scheduling.fleet import Fleet
@@ -237,12 +238,19 @@ class History:
                     self.states[noun, aggregate_id] = REGISTRY.aggregates[noun].evolve(state, event, made.moment)
         return made
 
-    def execute(self, command: Struct) -> Commit | None:
-        """Decide a command and append what it decides, None where that is nothing. Raises what the decision raises."""
+    def execute(self, command: Struct, key: UUID | None = None) -> Commit | None:
+        """Decide a command and append what it decides, None where that is nothing. Raises what the decision raises.
+
+        A command that creates with the `key` of what is there already is a repeat.
+        """
         spec = REGISTRY.command_of(command)
-        key = command_id(1_000_000 + self.head)
+        key = key or command_id(1_000_000 + self.head)
         aggregate_id = str(derive(key, spec.noun)) if spec.creates else spec.id_of(command)
         context = Context(self.now_ms, aggregate_id, key, "ada", CORRELATION)
+        if spec.creates and (spec.noun, aggregate_id) in self.states:
+            return None
+        if not (spec.creates or spec.upserts or (spec.noun, aggregate_id) in self.states):
+            raise KeyError(aggregate_id)
         events = spec.decide(command, self.states.get((spec.noun, aggregate_id)), context)
         return self.commit(spec.noun, aggregate_id, *events, command=spec.name) if events else None
 
@@ -267,6 +275,8 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "shares": fleet.shares,
         "limits": fleet.limits,
         "expiring": {e.id for e in tasks if e.expiry is not None and (e.expiry[0], e.id) in set(fleet.expiries)},
+        "schedules": fleet.schedules.entries,
+        "due": {item[1] for item in fleet.schedules.due if fleet.schedules.counts(item)},
         "timed": {e.id for e in tasks if e.status == "scheduled" and (e.not_before_ms, e.id) in timers},
         "watched": {e.id for e in tasks if e.held and any(item[1:] == (e.fence, e.id) for item in deadlines)},
     }
@@ -276,6 +286,7 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
 STEP_KINDS = (
     *("submit", "submit", "submit", "spawn", "retire", "register", "register", "lose", "leave", "cancel", "elect"),
     *("start", "complete", "fail", "crash", "clock", "rest", "rest", "limit", "timed", "timed", "back"),
+    *("schedule", "rearrange"),
     *("turn", "turn", "turn", "deliver", "deliver", "deliver", "fold", "fold", "fold", "fold"),
 )
 STEPS = st.lists(st.tuples(st.sampled_from(STEP_KINDS), st.integers(0, 7)), min_size=20, max_size=80)
@@ -312,6 +323,12 @@ class Simulation:
                 self.attempt(_submission(number))
             case "timed":
                 self.attempt(replace(_submission(number), **_timed(number, self.history.now_ms)))
+            case "schedule":
+                self.attempt(_schedule(number))
+            case "rearrange":
+                name = f"s{number % 2}"
+                kinds = (PauseSchedule, ResumeSchedule, RemoveSchedule)
+                self.attempt(kinds[number % 3](name=name))
             case "back":
                 self.history.now_ms -= (10, 1_000, 20_000, 60_000)[number % 4]
             case "spawn":
@@ -371,10 +388,10 @@ class Simulation:
         }
         self.attempt(reports[kind])
 
-    def attempt(self, command: Struct) -> int:
+    def attempt(self, command: Struct, key: UUID | None = None) -> int:
         """Execute a command at once; the position from which its outcome is on the log."""
         try:
-            self.history.execute(command)
+            self.history.execute(command, key)
         except (Refused, KeyError):
             return self.history.head
         spec = REGISTRY.command_of(command)
@@ -417,7 +434,7 @@ class Simulation:
         """One of the commands on their way reaches its aggregate."""
         if self.in_flight:
             decision = self.in_flight.pop(which % len(self.in_flight))
-            self.overlay.settle(decision.key, self.attempt(decision.command))
+            self.overlay.settle(decision.key, self.attempt(decision.command, decision.command_id))
             self.overlay.sweep(self.fleet)
 
     def arrive(self) -> None:
@@ -439,6 +456,8 @@ class Simulation:
         self.complete_the_fleet()
         for key in KEYS:
             self.attempt(SetLimit(key=key, concurrency=1, rate_per_s=1))
+        for name in ("s0", "s1"):
+            self.attempt(RemoveSchedule(name=name))
         for _ in range(10):
             self.rest()
             for id_ in self.live_tasks():
@@ -489,6 +508,14 @@ def _submission(number: int) -> SubmitTask:
     if number % 2:
         return submit(agent_type="python", parameters={"function": "noop"}, **fields)
     return submit(**fields)
+
+
+def _schedule(number: int) -> SetSchedule:
+    """One of two schedules, in one of eight ways."""
+    times: dict[str, Any] = {"cron": "* * * * *"} if number % 4 == 3 else {"every_s": 5 + 10 * number}
+    missed: Any = ("skip", "run_once", "run_all")[number % 3]
+    overlap: Any = "allow" if missed == "run_all" or number > 4 else "skip"
+    return SetSchedule(name=f"s{number % 2}", task=submit(timeout_s=30), missed=missed, overlap=overlap, **times)
 
 
 def _timed(number: int, now_ms: int) -> dict[str, Any]:

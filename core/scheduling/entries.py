@@ -44,6 +44,7 @@ class TaskEntry(Struct, kw_only=True):
     # Since when it is queued, where it has timers.
     queued_ms: int = 0
     timers: Timers | None = None
+    schedule_id: str = ""
 
     @property
     def place(self) -> Place:

@@ -16,10 +16,12 @@ from core import host as hosts
 from core import limit as limits
 from core import task as tasks
 from core.kernel.commit import Commit
+from core.kernel.outcomes import CommandUnchanged
 from core.scheduling.election import SchedulerElected
 from core.scheduling.eligibility import Requirement, can_do
 from core.scheduling.entries import AGE_STEP_MS, AgentEntry, HostEntry, TaskEntry
 from core.scheduling.limits import Limits
+from core.scheduling.schedules import ScheduleEntry, Schedules
 from core.scheduling.shares import Shares
 from core.scheduling.timers import enter, timers_of
 from core.scheduling.waiting import Limited, Waiting
@@ -35,6 +37,7 @@ class _Image(Struct):
     leader: str
     shares: Shares
     limits: Limits
+    schedules: list[ScheduleEntry]
 
 
 class Fleet:
@@ -50,6 +53,7 @@ class Fleet:
         self.waiting = Waiting()
         self.shares = Shares()
         self.limits = Limits()
+        self.schedules = Schedules()
         self.timers: list[tuple[int, str]] = []
         self.timeouts: list[tuple[int, int, str]] = []
         self.expiries: list[tuple[int, str]] = []
@@ -78,6 +82,7 @@ class Fleet:
         """Return a task to the line or timer that its state puts it in; harmless where it stands there already."""
         entry = self.tasks.get(task_id)
         if entry is None:
+            self.schedules.put_back(task_id)
             return
         if entry.status == "queued":
             self.waiting.put(entry.place, entry.item)
@@ -158,12 +163,13 @@ class Fleet:
             case tasks.TaskCompleted() | tasks.TaskFailed() | tasks.TaskCancelled() | tasks.TaskExpired():
                 self._free(commit, entry)
                 self.shares.leave(entry.flow)
+                self.schedules.ended(entry.schedule_id, task_id)
                 del self.tasks[task_id]
             case _:
                 pass
 
     def _submit(self, commit: Commit, event: tasks.TaskSubmitted) -> None:
-        flow = (commit.body.actor, event.fairness_key or event.project)
+        flow = (commit.body.on_behalf_of or commit.body.actor, event.fairness_key or event.project)
         self.tasks[commit.aggregate_id] = TaskEntry(
             id=commit.aggregate_id,
             key=commit.body.occurred_at - event.priority * AGE_STEP_MS,
@@ -177,7 +183,10 @@ class Fleet:
             flow=flow,
             limited=Limited(event.concurrency_key, event.rate_key),
             timers=timers_of(event, commit.body.occurred_at),
+            schedule_id=event.schedule_id or "",
         )
+        if event.schedule_id is not None:
+            self.schedules.began(commit.aggregate_id, event)
         self.shares.enter(flow)
 
     def _assign(self, commit: Commit, entry: TaskEntry, event: tasks.TaskAssigned) -> None:
@@ -232,6 +241,10 @@ class Fleet:
         if isinstance(event, limits.LimitSet):
             self.limits.fold(event, commit.body.occurred_at)
             self.release(Limited(event.key, event.key))
+
+    def _fold_schedule(self, commit: Commit, event: Any) -> None:
+        if not isinstance(event, CommandUnchanged):
+            self.schedules.fold(commit, event)
 
     def _fold_agent(self, commit: Commit, event: Any) -> None:
         agent_id = commit.aggregate_id
@@ -320,6 +333,7 @@ class Fleet:
                 self.leader,
                 self.shares,
                 self.limits,
+                list(self.schedules.entries.values()),
             )
         )
 
@@ -330,6 +344,7 @@ class Fleet:
         fleet = cls()
         fleet.position, fleet.term, fleet.leader = image.position, image.term, image.leader
         fleet.shares, fleet.limits = image.shares, image.limits
+        fleet.schedules = Schedules(image.schedules)
         fleet.orphans = set(image.orphans)
         fleet.agents = {entry.id: entry for entry in image.agents}
         fleet.hosts = {entry.id: entry for entry in image.hosts}
@@ -354,5 +369,6 @@ _FOLDS = {
     "agent": Fleet._fold_agent,
     "limit": Fleet._fold_limit,
     "host": Fleet._fold_host,
+    "schedule": Fleet._fold_schedule,
     "scheduler": Fleet._fold_election,
 }

@@ -6,6 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
+from uuid import UUID
 
 from msgspec import Struct
 
@@ -14,22 +15,25 @@ from core.scheduling.eligibility import Requirement
 from core.scheduling.entries import AgentEntry, TaskEntry
 from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Claim, Claims, Overlay
+from core.scheduling.schedules import next_step
 from core.scheduling.shares import Flow
 from core.scheduling.waiting import Limited, Look, Rank
-from core.task import AssignTask, EndOverdueTask, ExpireTask, QueueTask
+from core.task import AssignTask, EndOverdueTask, ExpireTask, QueueTask, RunScheduled, run_id
 
 TIMEOUT_SLACK_MS = 15_000
 
 
 class Decision(Struct, frozen=True):
     """One command to issue. `key` names what it is about: only one decision per key is under way.
-    `cause` is the position that led to it."""
+    `cause` is the position that led to it. `command_id` where a repeat must be the same command."""
 
     key: str
     command: Struct
     correlation_id: str | None = None
     cause: int = 0
     claim: Claim | None = None
+    command_id: UUID | None = None
+    on_behalf_of: str | None = None
 
 
 def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[Decision]:
@@ -46,6 +50,7 @@ def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[D
         _timeouts(fleet, under_way, now_ms),
         _expiries(fleet, under_way, now_ms),
         _due(fleet, under_way, now_ms),
+        _runs(fleet, under_way, now_ms),
         _assignments(fleet, overlay, under_way, now_ms),
     )
     for source in sources:
@@ -62,6 +67,8 @@ def next_due_ms(fleet: Fleet) -> int | None:
         times.append(fleet.timeouts[0][0] + TIMEOUT_SLACK_MS)
     if fleet.expiries:
         times.append(fleet.expiries[0][0])
+    if fleet.schedules.due:
+        times.append(fleet.schedules.due[0][0])
     times.extend(fleet.rate_timers.values())
     return min(times, default=None)
 
@@ -177,6 +184,17 @@ def _due(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
         if entry is None or entry.status != "scheduled" or entry.not_before_ms != due_ms or task_id in under_way:
             continue
         yield Decision(task_id, QueueTask(task_id=task_id), entry.correlation_id, entry.last_position)
+
+
+def _runs(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
+    """Submit the runs of schedules that are due, mark those that were submitted, skip what is not to be run."""
+    for entry in fleet.schedules.take_due(now_ms):
+        step = None if entry.id in under_way else next_step(entry, now_ms)
+        if isinstance(step, RunScheduled):
+            id_ = run_id(entry.id, step.due_ms)
+            yield Decision(entry.id, step, None, entry.position, command_id=id_, on_behalf_of=entry.owner)
+        elif step is not None:
+            yield Decision(entry.id, step, None, entry.position)
 
 
 def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: int) -> Iterator[Decision]:

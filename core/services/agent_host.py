@@ -265,8 +265,8 @@ class AgentHost:
 
     async def _run(self, attempt: _Attempt) -> None:
         beside = [asyncio.create_task(self._say_started(attempt))]
-        if attempt.run.silence_timeout_s is not None:
-            beside.append(asyncio.create_task(attempt.silence.watch(attempt.run.silence_timeout_s)))
+        if (silence_s := attempt.run.silence_timeout_s) is not None:
+            beside.append(asyncio.create_task(attempt.silence.watch(silence_s)))
         try:
             outcome = await self._execute(attempt)
         finally:
@@ -315,10 +315,9 @@ class AgentHost:
     def _say_progress(self, attempt: _Attempt, progress: Progress) -> None:
         """Progress is no lifecycle: it reaches the log only at a new step, at most every ten seconds."""
         attempt.silence.end()
-        if progress == SIGN_OF_LIFE:
-            return
         now = self._clock.monotonic()
-        if progress.current_step == attempt.step or now - attempt.last_progress < PROGRESS_EVERY_S:
+        known = progress == SIGN_OF_LIFE or progress.current_step == attempt.step
+        if known or now - attempt.last_progress < PROGRESS_EVERY_S:
             return
         attempt.step, attempt.last_progress = progress.current_step, now
         command = ProgressTask(
@@ -383,9 +382,9 @@ def _verdict(attempt: _Attempt, outcome: Outcome) -> CompleteTask | FailTask:
             task_id=run.task_id, fence=run.fence, started_ms=attempt.started_ms, result=outcome.result or {}
         )
     kind: Literal["failed", "timed_out", "output_limit", "cancelled", "interrupted", "crashed"] = outcome.outcome
-    error = outcome.error or f"The attempt was {kind}."
     if kind == "cancelled" and attempt.token.reason == "interrupted":
         kind = "interrupted"
+    error = outcome.error or f"The attempt was {kind}."
     if kind == "cancelled" and attempt.token.reason == SILENT:
         kind = "timed_out"
         error = f"It said nothing for {run.silence_timeout_s:g} s (silence_timeout_s) and was stopped."

@@ -21,6 +21,7 @@ from core.kernel.ports import Clock, Store
 from core.kernel.registry import CommandSpec, QuerySpec, Registry, Scope
 from core.kernel.times import parse_rfc3339, rfc3339
 from core.limit import Limit, limit_id
+from core.schedule import SetSchedule
 from core.secrets import Secrets, find_literal_secret
 from core.services.positions import PositionGate
 from core.services.vault import Vault
@@ -177,8 +178,9 @@ class Dispatcher:
                 remedy="Wait until tasks have ended, or raise HIVEBUS_LIVE_TASKS_MAX.",
                 retry_after_s=5,
             )
-        if isinstance(command, SubmitTask) and command.rate_key is not None:
-            await self._know_rate(command.rate_key)
+        task = command.task if isinstance(command, SetSchedule) else command
+        if isinstance(task, SubmitTask) and task.rate_key is not None:
+            await self._know_rate(task.rate_key, "/rate_key" if task is command else "/task/rate_key")
         command, fingerprint = await self._seal(spec, command)
         caller = Caller(
             actor=principal.actor,
@@ -189,7 +191,7 @@ class Dispatcher:
         )
         return await self._bus.execute(command, caller)
 
-    async def _know_rate(self, key: str) -> None:
+    async def _know_rate(self, key: str, pointer: str) -> None:
         """Raises Unprocessable for a rate key that has no rate: nobody could say how fast is right."""
         try:
             found: Limit | None = await self._bus.load("limit", limit_id(key))
@@ -199,12 +201,14 @@ class Dispatcher:
             raise Unprocessable(
                 f"No rate is set for the key {key[:100]!r}.",
                 code="unknown_limit",
-                pointer="/rate_key",
+                pointer=pointer,
                 remedy="Set one first: PUT /api/limits/{key} with rate_per_s, or `hivebus limit set`.",
             )
 
     async def _seal(self, spec: CommandSpec, command: Struct) -> tuple[Struct, str | None]:
         """The command as the log may keep it, and its fingerprint where that is not the plain one."""
+        if isinstance(command, SetSchedule):
+            return await self._seal_task(command)
         said = {field: value for field in free_fields(spec.struct) if (value := getattr(command, field))}
         pointer = find_literal_secret(said, self._secrets.values())
         if pointer is not None:
@@ -220,6 +224,16 @@ class Dispatcher:
             return command, None
         fingerprint = fingerprint_of(spec.name, replace(command, parameters=sealed.canonical))
         return replace(command, parameters=sealed.parameters), fingerprint
+
+    async def _seal_task(self, command: SetSchedule) -> tuple[Struct, str | None]:
+        """The same for the task of a schedule."""
+        try:
+            task, _ = await self._seal(self._registry.commands["task.submit"], command.task)
+        except Unprocessable as error:
+            error.pointer = f"/task{error.pointer or ''}"
+            raise
+        fingerprint = None if task is command.task else fingerprint_of("schedule.set", command)
+        return replace(command, task=task), fingerprint
 
     def _command_id(self, principal: Principal, envelope: Envelope) -> UUID:
         if envelope.idempotency_key is None:

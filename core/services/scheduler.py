@@ -18,10 +18,11 @@ from core.host import LoseHost
 from core.kernel.codec import Codec, Undecodable
 from core.kernel.command_bus import Accepted, Caller, CommandBus
 from core.kernel.commit import Commit, Entry, cause_of
-from core.kernel.errors import HivebusError, NotFound, OutcomeUnknown, Refused, Unavailable
+from core.kernel.errors import HivebusError, Invalid, NotFound, OutcomeUnknown, Refused, Unavailable
 from core.kernel.ids import uuid7
 from core.kernel.merkle import leaf_hash
 from core.kernel.ports import Clock, EventLog, Lease
+from core.schedule import SkipRuns
 from core.scheduling.election import SCHEDULER_ID, ElectScheduler
 from core.scheduling.entries import TaskEntry
 from core.scheduling.fleet import Fleet
@@ -29,7 +30,7 @@ from core.scheduling.overlay import Overlay
 from core.scheduling.policy import Decision, decide, next_due_ms
 from core.services.leadership import Kept, hold
 from core.services.link import Beat, BeatAnswer, Cancel, Gateway, Run, Snapshots, run_of
-from core.task import CANCEL_GRACE_S, AssignTask, CancelRequested, Task, TaskAssigned
+from core.task import CANCEL_GRACE_S, AssignTask, CancelRequested, RunScheduled, Task, TaskAssigned
 
 logger = logging.getLogger("hivebus.scheduler")
 
@@ -324,12 +325,21 @@ class Scheduler:
     async def _execute(self, decision: Decision) -> None:
         key = decision.key
         try:
-            caller = Caller(actor=ACTOR, correlation_id=decision.correlation_id, causation_id=cause_of(decision.cause))
+            caller = Caller(
+                actor=ACTOR,
+                command_id=decision.command_id,
+                correlation_id=decision.correlation_id,
+                causation_id=cause_of(decision.cause),
+                on_behalf_of=decision.on_behalf_of,
+            )
             accepted = await self._bus.execute(decision.command, caller)
         except (Refused, NotFound, OutcomeUnknown) as error:
             # Refused: the log knows more than the fold. Unknown: it may hold the commit. Either way the fold must
             # pass the log's head before it speaks for this key again.
             logger.debug("%s: %s", key, error.sentence)
+            await self._settle_at_head(key)
+        except Invalid as error:
+            await self._skip(decision.command, error)
             await self._settle_at_head(key)
         except Unavailable as error:
             logger.warning("Deciding waits: %s", error.sentence)
@@ -344,6 +354,13 @@ class Scheduler:
             self._settle(key, accepted.position)
             if isinstance(decision.command, AssignTask):
                 self._announce(accepted)
+
+    async def _skip(self, command: msgspec.Struct, error: Invalid) -> None:
+        """A run that this program would not accept any more is skipped, and its schedule says so."""
+        assert isinstance(command, RunScheduled), "only a run can be invalid"
+        id_, due_ms = command.schedule_id, command.due_ms
+        skipped = SkipRuns(schedule_id=id_, due_ms=due_ms, reason="refused", error=error.sentence)
+        await self._bus.execute(skipped, Caller(actor=ACTOR))
 
     def _settle(self, key: str, position: int) -> None:
         self._overlay.settle(key, position)

@@ -17,10 +17,12 @@ from core.task.callers import (
     CancelTask,
     Id,
     SubmitTask,
+    Time,
     Word,
     cancel,
     submit,
 )
+from core.task.copies import RunScheduled, run_id, run_scheduled
 from core.task.events import (
     AttemptEnded,
     AttemptOutcome,
@@ -65,6 +67,7 @@ __all__ = [
     "ProgressTask",
     "QueueTask",
     "Retry",
+    "RunScheduled",
     "StartTask",
     "SubmitTask",
     "Task",
@@ -79,6 +82,7 @@ __all__ = [
     "TaskScheduled",
     "TaskStarted",
     "TaskSubmitted",
+    "Time",
     "Word",
     "assign",
     "backoff_ms",
@@ -90,6 +94,8 @@ __all__ = [
     "fail",
     "progress",
     "queue",
+    "run_id",
+    "run_scheduled",
     "start",
     "submit",
     "task",

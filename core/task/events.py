@@ -55,6 +55,8 @@ class TaskSubmitted(Event, frozen=True):
     queue_timeout_s: float | None = None
     total_timeout_s: float | None = None
     silence_timeout_s: float | None = None
+    schedule_id: str | None = None
+    due_ms: int | None = None
 
 
 @task.event("task.queued")

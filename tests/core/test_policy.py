@@ -21,6 +21,7 @@ from core.task import (
     CancelRequested,
     QueueTask,
     Retry,
+    RunScheduled,
     TaskCompleted,
     TaskQueued,
     TaskScheduled,
@@ -367,7 +368,8 @@ def test_what_is_decided_at_rest_is_accepted_by_the_deciders(steps: list[tuple[s
     simulation.arrive()
     for decision in simulation.turn(1000):
         head = simulation.history.head
-        commit = simulation.history.execute(decision.command)
+        commit = simulation.history.execute(decision.command, decision.command_id)
         assert commit is not None, f"{decision} changed nothing"
         assert commit.position == head + 1
-        assert decision.key == commit.aggregate_id
+        about = commit.aggregate_id
+        assert decision.key == (decision.command.schedule_id if isinstance(decision.command, RunScheduled) else about)
