@@ -126,6 +126,8 @@ async def show_task(query: ShowTask, reader: Reader) -> dict[str, Any]:
         "queue_timeout_s": row["queue_timeout_s"],
         "total_timeout_s": row["total_timeout_s"],
         "silence_timeout_s": row["silence_timeout_s"],
+        "replay_of": row["replay_of"],
+        "schedule_id": row["schedule_id"],
         "position": reader.position,
     }
 

@@ -84,6 +84,8 @@ specs = Table(
     Column("queue_timeout_s", Float),
     Column("total_timeout_s", Float),
     Column("silence_timeout_s", Float),
+    Column("replay_of", String(36)),
+    Column("schedule_id", String(36)),
 )
 
 
@@ -121,6 +123,8 @@ class TaskSpecs(RowView):
             "queue_timeout_s": event.queue_timeout_s,
             "total_timeout_s": event.total_timeout_s,
             "silence_timeout_s": event.silence_timeout_s,
+            "replay_of": event.replay_of,
+            "schedule_id": event.schedule_id,
         }
 
 

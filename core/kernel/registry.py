@@ -66,6 +66,7 @@ class CommandSpec(Struct, frozen=True):
     doc: str
     finishes: bool = False
     identify: Callable[[str], str] | None = None
+    copies: str | None = None
 
     def id_of(self, command: Struct) -> str:
         """The id of the aggregate that a command names."""
@@ -139,12 +140,15 @@ class Aggregate:
         answer: Callable[[Any, Any], dict[str, Any]] | None = None,
         finishes: bool = False,
         identify: Callable[[str], str] | None = None,
+        copies: str | None = None,
     ) -> Callable[[Decide], Decide]:
         """Register a decision. The command's Struct is the annotation of its first parameter.
 
         `target` names the field that holds the aggregate's id (default `<noun>_id`); a command that `creates` has none,
         one that `upserts` may be the first of its aggregate. One that `finishes` only ends work: it is accepted on a
         disk that is nearly full. Where users name an aggregate freely, `identify` makes its id from `target`.
+        One that creates from what another aggregate of its noun holds names that one's id in the field `copies`: its
+        decision gets that state.
         """
 
         def register(decide: Decide) -> Decide:
@@ -166,6 +170,7 @@ class Aggregate:
                     doc_of(struct),
                     finishes,
                     identify,
+                    copies,
                 )
             )
             return decide

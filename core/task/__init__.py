@@ -22,7 +22,7 @@ from core.task.callers import (
     cancel,
     submit,
 )
-from core.task.copies import RunScheduled, run_id, run_scheduled
+from core.task.copies import ReplayTask, RunScheduled, replay, run_id, run_scheduled
 from core.task.events import (
     AttemptEnded,
     AttemptOutcome,
@@ -66,6 +66,7 @@ __all__ = [
     "Id",
     "ProgressTask",
     "QueueTask",
+    "ReplayTask",
     "Retry",
     "RunScheduled",
     "StartTask",
@@ -94,6 +95,7 @@ __all__ = [
     "fail",
     "progress",
     "queue",
+    "replay",
     "run_id",
     "run_scheduled",
     "start",

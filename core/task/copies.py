@@ -1,4 +1,4 @@
-"""Tasks that are made of what the log holds: the run of a schedule."""
+"""Tasks that are made of what the log holds: the run of a schedule, the replay of what ended badly."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from core.kernel.commit import Event
+from core.kernel.errors import Refused
 from core.kernel.ids import at_time
-from core.kernel.registry import Context, Scope
-from core.task.callers import SubmitTask, submit
-from core.task.events import TaskSubmitted, task
+from core.kernel.registry import Context, Route, Scope
+from core.task.callers import Id, SubmitTask, submit
+from core.task.events import TaskQueued, TaskSubmitted, task
 from core.task.state import Task
 
 
@@ -37,3 +38,40 @@ def run_scheduled(command: RunScheduled, state: Task | None, context: Context) -
     submitted = asked[0]
     assert isinstance(submitted, TaskSubmitted)
     return [replace(submitted, schedule_id=command.schedule_id, due_ms=command.due_ms), *asked[1:]]
+
+
+REPLAYABLE = frozenset({"failed", "expired", "cancelled"})
+
+
+class ReplayTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Replay a task that failed, expired or was cancelled: a new task that asks for the same, with `replay_of`.
+
+    Its not_before and deadline were about the first one's time: they are left out.
+    """
+
+    task_id: Id
+
+
+def _replay_answer(command: ReplayTask, accepted: Any) -> dict[str, Any]:
+    return {"replay_of": command.task_id}
+
+
+@task.decides(
+    "task.replay",
+    route=Route("POST", "/api/tasks/{task_id}/replay", 202),
+    creates=True,
+    copies="task_id",
+    answer=_replay_answer,
+)
+def replay(command: ReplayTask, state: Task, context: Context) -> list[Event]:
+    """The old task stays as it ended."""
+    if state.status not in REPLAYABLE:
+        raise Refused(
+            f"The task is {state.status}: there is nothing to make up for.",
+            code="not_replayable",
+            remedy="Replay what failed, expired or was cancelled; submit the same again for another result.",
+        )
+    spec = replace(
+        state.spec, replay_of=command.task_id, not_before_ms=None, deadline_ms=None, schedule_id=None, due_ms=None
+    )
+    return [spec, TaskQueued()]

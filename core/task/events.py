@@ -55,6 +55,7 @@ class TaskSubmitted(Event, frozen=True):
     queue_timeout_s: float | None = None
     total_timeout_s: float | None = None
     silence_timeout_s: float | None = None
+    replay_of: str | None = None
     schedule_id: str | None = None
     due_ms: int | None = None
 
