@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.kernel.registry import QuerySpec
 from core.projection import View
-from projections import agents, limits, queue, schedules, task_queries, tasks
+from projections import agents, limits, pauses, queue, schedules, task_queries, tasks
 from projections.timeline import Timeline
 
 VIEWS: tuple[View, ...] = (
@@ -14,6 +14,7 @@ VIEWS: tuple[View, ...] = (
     queue.Queue(),
     limits.Limits(),
     schedules.Schedules(),
+    pauses.Pauses(),
     Timeline(),
 )
 QUERIES: tuple[QuerySpec, ...] = (

@@ -13,6 +13,7 @@ from core import task as t
 from core.kernel.commit import Commit, Event
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.projection import Row, RowView
+from projections.pauses import pauses_of
 from projections.tasks import tasks
 from projections.view import Reader, true_at, versioned
 
@@ -112,6 +113,7 @@ async def show_queue(query: ShowQueue, reader: Reader) -> dict[str, Any]:
         "blocked": counts["blocked"],
         "scheduled": counts["scheduled"],
         "dead_lettered": counts["dead_lettered"],
+        "pauses": await pauses_of(reader),
         "unknown": {"oldest_age_s": "nothing is queued"} if oldest_ms is None else {},
         "position": reader.position,
     }

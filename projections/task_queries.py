@@ -13,6 +13,7 @@ from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.scheduling.eligibility import Requirement, why_nobody
 from projections.agents import candidates
+from projections.pauses import pause_of, pauses_of
 from projections.tasks import specs, tasks
 from projections.timeline import history_of
 from projections.view import Reader, true_at
@@ -126,6 +127,7 @@ async def show_task(query: ShowTask, reader: Reader) -> dict[str, Any]:
         "queue_timeout_s": row["queue_timeout_s"],
         "total_timeout_s": row["total_timeout_s"],
         "silence_timeout_s": row["silence_timeout_s"],
+        "paused": pause_of(row, await pauses_of(reader)),
         "replay_of": row["replay_of"],
         "schedule_id": row["schedule_id"],
         "position": reader.position,

@@ -84,6 +84,7 @@ specs = Table(
     Column("queue_timeout_s", Float),
     Column("total_timeout_s", Float),
     Column("silence_timeout_s", Float),
+    Column("concurrency_key", String(200)),
     Column("replay_of", String(36)),
     Column("schedule_id", String(36)),
 )
@@ -123,6 +124,7 @@ class TaskSpecs(RowView):
             "queue_timeout_s": event.queue_timeout_s,
             "total_timeout_s": event.total_timeout_s,
             "silence_timeout_s": event.silence_timeout_s,
+            "concurrency_key": event.concurrency_key,
             "replay_of": event.replay_of,
             "schedule_id": event.schedule_id,
         }

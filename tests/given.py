@@ -33,6 +33,7 @@ from core.kernel.ports import Clock, Store
 from core.kernel.registry import CommandSpec, Context
 from core.kernel.times import rfc3339
 from core.limit import SetLimit
+from core.pause import PauseQueue, Queue, ResumeQueue, queue_id
 from core.projection import Row, RowView, View
 from core.schedule import PauseSchedule, RemoveSchedule, ResumeSchedule, SetSchedule
 from core.scheduling.election import ElectScheduler
@@ -271,7 +272,8 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "hosts": fleet.hosts,
         "orphans": fleet.orphans,
         "unsettled": fleet.unsettled_agents,
-        "queued": {e.id for e in tasks if e.status == "queued" and e.item in waiting},
+        "pauses": fleet.pauses,
+        "queued": {e.id for e in tasks if e.status == "queued" and (e.item in waiting or fleet.is_paused(e))},
         "shares": fleet.shares,
         "limits": fleet.limits,
         "expiring": {e.id for e in tasks if e.expiry is not None and (e.expiry[0], e.id) in set(fleet.expiries)},
@@ -286,12 +288,13 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
 STEP_KINDS = (
     *("submit", "submit", "submit", "spawn", "retire", "register", "register", "lose", "leave", "cancel", "elect"),
     *("start", "complete", "fail", "crash", "clock", "rest", "rest", "limit", "timed", "timed", "back"),
-    *("schedule", "rearrange"),
+    *("schedule", "rearrange", "pause"),
     *("turn", "turn", "turn", "deliver", "deliver", "deliver", "fold", "fold", "fold", "fold"),
 )
 STEPS = st.lists(st.tuples(st.sampled_from(STEP_KINDS), st.integers(0, 7)), min_size=20, max_size=80)
 HOST_SLOTS = (("h0", 2), ("h1", 1))
 KEYS = ("k0", "k1")
+PAUSES = ("queue", queue_id("all"))
 
 
 class Simulation:
@@ -329,6 +332,9 @@ class Simulation:
                 name = f"s{number % 2}"
                 kinds = (PauseSchedule, ResumeSchedule, RemoveSchedule)
                 self.attempt(kinds[number % 3](name=name))
+            case "pause":
+                what, name = (("all", None), ("type", "greet"), ("key", "k0"), ("key", "k1"))[number % 4]
+                self.attempt((PauseQueue if number < 4 else ResumeQueue)(what=what, name=name))
             case "back":
                 self.history.now_ms -= (10, 1_000, 20_000, 60_000)[number % 4]
             case "spawn":
@@ -456,6 +462,8 @@ class Simulation:
         self.complete_the_fleet()
         for key in KEYS:
             self.attempt(SetLimit(key=key, concurrency=1, rate_per_s=1))
+        for what, paused in sorted(self.fleet.pauses | self.history.states.get(PAUSES, Queue()).pauses):
+            self.attempt(ResumeQueue(what=what, name=paused or None))
         for name in ("s0", "s1"):
             self.attempt(RemoveSchedule(name=name))
         for _ in range(10):
@@ -476,6 +484,8 @@ class Simulation:
             assert (agent.host_id, agent.session, host.session) == (host.id, command.session, command.session)
             assert can_do(entry.need, agent)
             assert command.term == self.fleet.term
+            assert ("all", "") not in self.fleet.pauses
+            assert not self.fleet.is_paused(entry)
             assert entry.expiry is None or entry.expiry[0] > self.history.now_ms, "nothing starts when its time is up"
 
     def _check_slots(self) -> None:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from core import agent as agents
 from core import host as hosts
 from core import limit as limits
+from core import pause as pauses
 from core import task as tasks
 from core.kernel.commit import Commit
 from core.kernel.outcomes import CommandUnchanged
@@ -38,6 +39,7 @@ class _Image(Struct):
     shares: Shares
     limits: Limits
     schedules: list[ScheduleEntry]
+    pauses: set[tuple[pauses.What, str]]
 
 
 class Fleet:
@@ -54,6 +56,7 @@ class Fleet:
         self.shares = Shares()
         self.limits = Limits()
         self.schedules = Schedules()
+        self.pauses: set[tuple[pauses.What, str]] = set()
         self.timers: list[tuple[int, str]] = []
         self.timeouts: list[tuple[int, int, str]] = []
         self.expiries: list[tuple[int, str]] = []
@@ -246,6 +249,20 @@ class Fleet:
         if not isinstance(event, CommandUnchanged):
             self.schedules.fold(commit, event)
 
+    def _fold_pause(self, commit: Commit, event: Any) -> None:
+        if isinstance(event, pauses.QueuePaused):
+            self.pauses.add((event.what, event.name))
+        elif isinstance(event, pauses.QueueResumed):
+            self.pauses.discard((event.what, event.name))
+            for entry in self.tasks.values():  # who was passed over stands in line again
+                if entry.status == "queued":
+                    self.waiting.put(entry.place, entry.item)
+
+    def is_paused(self, entry: TaskEntry) -> bool:
+        """Whether a waiting task is held back by a pause of its type or its concurrency key."""
+        key = entry.limited.concurrency_key
+        return ("type", entry.type) in self.pauses or (key is not None and ("key", key) in self.pauses)
+
     def _fold_agent(self, commit: Commit, event: Any) -> None:
         agent_id = commit.aggregate_id
         self._eligible.clear()
@@ -334,6 +351,7 @@ class Fleet:
                 self.shares,
                 self.limits,
                 list(self.schedules.entries.values()),
+                self.pauses,
             )
         )
 
@@ -344,7 +362,7 @@ class Fleet:
         fleet = cls()
         fleet.position, fleet.term, fleet.leader = image.position, image.term, image.leader
         fleet.shares, fleet.limits = image.shares, image.limits
-        fleet.schedules = Schedules(image.schedules)
+        fleet.schedules, fleet.pauses = Schedules(image.schedules), image.pauses
         fleet.orphans = set(image.orphans)
         fleet.agents = {entry.id: entry for entry in image.agents}
         fleet.hosts = {entry.id: entry for entry in image.hosts}
@@ -370,5 +388,6 @@ _FOLDS = {
     "limit": Fleet._fold_limit,
     "host": Fleet._fold_host,
     "schedule": Fleet._fold_schedule,
+    "queue": Fleet._fold_pause,
     "scheduler": Fleet._fold_election,
 }

@@ -199,6 +199,8 @@ def _runs(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
 
 def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: int) -> Iterator[Decision]:
     """Give waiting tasks to free agents: whose turn it is by the shares, within the limits, over all lines."""
+    if ("all", "") in fleet.pauses:
+        return
     claims = overlay.claims.copy()
     look = _look(fleet, claims, under_way, now_ms)
     for key in [key for key, due_ms in fleet.rate_timers.items() if due_ms <= now_ms]:
@@ -248,7 +250,9 @@ def _look(fleet: Fleet, claims: Claims, under_way: set[str], now_ms: int) -> Loo
 
     def waits(task_id: str) -> bool:
         entry = fleet.tasks.get(task_id)
-        return entry is not None and entry.status == "queued" and task_id not in under_way
+        waiting = entry is not None and entry.status == "queued" and task_id not in under_way
+        # Who is passed over here is put back when something is resumed.
+        return waiting and not (fleet.pauses and entry is not None and fleet.is_paused(entry))
 
     def held_by(limited: Limited) -> str | None:
         key, rate_key = limited

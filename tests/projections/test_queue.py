@@ -73,6 +73,7 @@ async def test_the_queue_is_counted_by_priority_type_and_age(tmp_path: Path) -> 
         "blocked": 0,
         "scheduled": 1,
         "dead_lettered": 1,
+        "pauses": [],
         "unknown": {},
         "position": 12,
     }

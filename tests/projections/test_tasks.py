@@ -217,6 +217,7 @@ def test_what_was_asked_for_is_kept_beside_the_life() -> None:
         "queue_timeout_s": None,
         "total_timeout_s": None,
         "silence_timeout_s": None,
+        "concurrency_key": None,
         "replay_of": None,
         "schedule_id": None,
     }
@@ -362,6 +363,7 @@ async def test_a_task_is_shown_with_all_that_is_known_about_it(tmp_path: Path) -
         "queue_timeout_s": None,
         "total_timeout_s": None,
         "silence_timeout_s": None,
+        "paused": None,
         "replay_of": None,
         "schedule_id": None,
         "position": 13,
