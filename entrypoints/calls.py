@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from adapters.telemetry import REQUESTS
-from core.kernel.errors import NotFound
+from core.kernel.errors import UnknownAction
 from core.kernel.registry import CommandSpec, QuerySpec, Registry, Route
 from core.services.dispatch import WAIT_S_MAX, Dispatcher, Look, Principal
 from entrypoints.decode import envelope_from, unprocessable
@@ -74,12 +74,11 @@ class Calls:
         self.actions = {action.name: action for action in actions}
 
     def action(self, name: str) -> Action:
-        """The action of a name. Raises NotFound (`unknown_action`)."""
+        """The action of a name. Raises UnknownAction."""
         found = self.actions.get(name)
         if found is None:
-            raise NotFound(
+            raise UnknownAction(
                 f"There is no action {name[:100]!r}.",
-                code="unknown_action",
                 remedy="docs/reference lists them, and so does rpc.discover.",
             )
         return found
