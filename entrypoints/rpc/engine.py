@@ -63,7 +63,7 @@ class Rpc:
                     return await self._one(request, session)
             late = TooMany(
                 f"The requests before it in the batch took longer than {BEGIN_WITHIN_S:g} s; this one was not begun.",
-                code="busy",
+                code="not_begun",
                 remedy="Send it again, in a shorter batch.",
                 retry_after_s=1,
             )
