@@ -78,7 +78,7 @@ class Producer(threading.Thread):
         due = time.monotonic()
         while not self._halt.is_set():
             tasks_per_s = self.events_per_s / EVENTS_OF_A_TASK
-            batch = max(1, round(tasks_per_s / 20))
+            batch = max(1, round(tasks_per_s / 10)) if tasks_per_s > EVENTS_PER_S else 1
             due = max(due + batch / tasks_per_s, time.monotonic() - 1)
             answer = self._client.request("POST", "/api/tasks", [TASK] * batch if batch > 1 else TASK)
             if answer.status != 202:
@@ -109,7 +109,7 @@ def run(options: Options) -> Figures:
             producer.stop()
             expect(producer.error is None, f"a submit was refused: {producer.error}")
             figures |= _compared(watched, producer)
-            return {"clients": clients, "events_per_s": EVENTS_PER_S, "seconds": seconds, **figures}
+            return {"clients": clients, "events_per_s": EVENTS_PER_S, "for_s": seconds, **figures}
         finally:
             producer.stop()
             watched.close()

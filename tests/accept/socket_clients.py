@@ -125,8 +125,10 @@ class Clients:
             finally:
                 away.discard(watcher)
 
+        due = time.monotonic()
         while True:
-            await asyncio.sleep(1 / per_s)
+            due += 1 / per_s
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
             watcher = self._random.choice(self.watchers)
             if watcher not in away:
                 away.add(watcher)
