@@ -1,7 +1,8 @@
 """CPU of the whole program for each frame that reaches a client, beside a loop that writes a shared frame.
 
 The same clients in one process of their own, the same number and size of frames, rounds that take turns in one run. The
-program makes what it tells: in each round tasks are submitted, recorded, projected and scheduled as always.
+program makes what it tells: tasks are submitted, recorded, projected and scheduled as always. What that costs without a
+client is measured in the same round and taken off, commit by commit: the loop makes nothing. The whole is printed too.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from msgspec import Struct
 
-from tests.accept.program import Program
+from tests.accept.program import Client, Program
 from tests.bench.bench_post import BODY
 
 FAST = "--fast" in sys.argv
@@ -56,6 +58,15 @@ def cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
+class Round(Struct):
+    """CPU seconds of the program, commits that it made meanwhile, frames that reached clients, and their bytes."""
+
+    cpu_s: float
+    commits: int
+    frames: int = 0
+    bytes: int = 0
+
+
 def submitting(program: Program, stop: threading.Event) -> None:
     """Twenty commits a second, each told in a frame of its own."""
     client = program.client()
@@ -63,20 +74,27 @@ def submitting(program: Program, stop: threading.Event) -> None:
         assert client.request("POST", "/api/tasks", BODY).status == 202
 
 
-def ours(program: Program, watched: Watched) -> tuple[float, float, float]:
-    """CPU seconds, frames, and bytes of a frame of a round."""
+def ours(program: Program, watched: Watched | None) -> Round:
+    """A round of the program; without clients it does all that it does with them, but tell."""
     stop = threading.Event()
     thread = threading.Thread(target=submitting, args=(program, stop))
-    process = psutil.Process(program.pid)
+    process, client = psutil.Process(program.pid), program.client()
     thread.start()
     time.sleep(1)
-    watched.say("count")
-    before = cpu_s(process)
+    if watched is not None:
+        watched.say("count")
+    before, began = cpu_s(process), recorded(client)
     time.sleep(SECONDS)
-    counted, used = watched.say("count"), cpu_s(process) - before
+    counted = watched.say("count") if watched is not None else {"frames": 0, "bytes": 0}
+    used, commits = cpu_s(process) - before, recorded(client) - began
     stop.set()
     thread.join()
-    return used, counted["frames"], counted["bytes"] / counted["frames"]
+    return Round(used, commits, counted["frames"], counted["bytes"])
+
+
+def recorded(client: Client) -> int:
+    position: int = client.get("/api/status")["positions"]["recorded"]
+    return position
 
 
 def bare(server: subprocess.Popen[str], watched: Watched, size: float, per_s: float) -> tuple[float, float]:
@@ -101,34 +119,42 @@ def measure() -> dict[str, Any]:
         )
         assert server.stdout is not None
         address = f"127.0.0.1:{server.stdout.readline().strip()}"
-        url = program.connection["url"]
-        of_ours = Watched(url, program.connection["ui_url"].removeprefix("http://"), program.key)
-        of_bare = Watched(url, address, "none")
         try:
-            return _rounds(program, server, of_ours, of_bare)
+            return _figures([_round(program, server, address) for _ in range(ROUNDS)])
         finally:
-            of_ours.close()
-            of_bare.close()
             server.communicate()
 
 
-def _rounds(program: Program, server: subprocess.Popen[str], of_ours: Watched, of_bare: Watched) -> dict[str, Any]:
-    costs: list[tuple[float, float]] = []
-    for _ in range(ROUNDS):
-        used, frames, size = ours(program, of_ours)
-        bare_used, bare_frames = bare(server, of_bare, size, frames / CLIENTS / SECONDS)
-        costs.append((used / frames * 1e6, bare_used / bare_frames * 1e6))
-        print(
-            f"  bare {costs[-1][1]:5.2f} us a frame ({bare_frames:.0f})   ours {costs[-1][0]:5.2f} us ({frames:.0f} of"
-            f" {size:.0f} bytes)   ratio {costs[-1][0] / costs[-1][1]:.2f}",
-            file=sys.stderr,
-        )
+def _round(program: Program, server: subprocess.Popen[str], address: str) -> tuple[float, float, float]:
+    """CPU in us of a frame: of the loop, of telling it, of the whole program."""
+    connection = program.connection
+    alone = ours(program, None)
+    watched = Watched(connection["url"], connection["ui_url"].removeprefix("http://"), program.key)
+    told = ours(program, watched)
+    watched.close()
+    watched = Watched(connection["url"], address, "none")
+    used, frames = bare(server, watched, told.bytes / told.frames, told.frames / CLIENTS / SECONDS)
+    watched.close()
+    telling = told.cpu_s - alone.cpu_s / alone.commits * told.commits
+    costs = used / frames * 1e6, telling / told.frames * 1e6, told.cpu_s / told.frames * 1e6
+    print(
+        f"  bare {costs[0]:5.2f} us a frame ({frames})   telling {costs[1]:5.2f} us ({told.frames} of"
+        f" {told.bytes / told.frames:.0f} bytes)   ratio {costs[1] / costs[0]:.2f}   the whole program {costs[2]:5.2f}"
+        f" us,   a commit without clients {alone.cpu_s / alone.commits * 1e3:.1f} ms",
+        file=sys.stderr,
+    )
+    return costs
+
+
+def _figures(costs: list[tuple[float, float, float]]) -> dict[str, Any]:
+    bare_us, telling_us, whole_us = (statistics.median(column) for column in zip(*costs, strict=True))
     return {
         "clients": CLIENTS,
-        "bare_us": round(statistics.median(cost for _, cost in costs), 2),
-        "ours_us": round(statistics.median(cost for cost, _ in costs), 2),
-        "ratio": round(statistics.median(ours_us / bare_us for ours_us, bare_us in costs), 2),
+        "bare_us": round(bare_us, 2),
+        "ours_us": round(telling_us, 2),
+        "ratio": round(statistics.median(telling / bare for bare, telling, _ in costs), 2),
         "reach": REACH,
+        "whole_program_us": round(whole_us, 2),
     }
 
 
