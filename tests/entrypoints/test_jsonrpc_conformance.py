@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
+import entrypoints.rpc.engine
 from core.kernel.errors import AgentUnavailable, TooMany, Unprocessable
 from core.services.dispatch import Principal
 from entrypoints.calls import Action, Calls, QueryOptions
@@ -300,6 +301,20 @@ async def test_requests_of_a_batch_run_side_by_side_within_a_bound_and_are_answe
     assert begun == IN_FLIGHT_MAX
     gate.set()
     assert outline(await answer) == [(n, n) for n in range(BATCH_MAX)]
+
+
+@pytest.mark.parametrize("bound", ["BEGIN_WITHIN_S", "BATCH_ANSWER_BYTES"])
+def test_what_a_batch_has_no_time_or_room_for_is_not_begun(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Any] = []
+
+    async def count(params: dict[str, Any], one: Session) -> str:
+        begun.append(params)
+        return "done"
+
+    monkeypatch.setattr(entrypoints.rpc.engine, bound, 0)
+    batch = b"[" + b",".join([PING.encode()] * 3 + [NOTE.encode()]) + b"]"
+    assert outline(answering(count)(batch)) == [(1, -32002, "not_begun")] * 3
+    assert begun == []
 
 
 # --- what HTTP says before the engine is asked ------------------------------------------------------------------------
