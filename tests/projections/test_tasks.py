@@ -276,6 +276,12 @@ async def test_tasks_are_listed_newest_first_page_by_page(tmp_path: Path) -> Non
         ({"agent_id": "a"}, ["t2", "t1", "t0"]),
         ({"correlation_id": CORRELATION, "type": "even", "status": "failed"}, ["t2"]),
         ({"correlation_id": "other"}, []),
+        ({"status": "completed,pending,failed"}, ["t4", "t2", "t0"]),
+        ({"updated_since": rfc3339(NOW_MS + 5_500)}, ["t3", "t2", "t0"]),
+        ({"updated_since": rfc3339(NOW_MS + 5_501)}, []),
+        ({"order": "updated"}, ["t3", "t2", "t0", "t1", "t4"]),
+        ({"order": "updated", "before": 12, "limit": 2}, ["t0", "t1"]),
+        ({"order": "created", "before": 5}, ["t1", "t0"]),
     ],
     ids=str,
 )
@@ -289,6 +295,25 @@ async def test_a_word_that_is_no_status_is_refused_and_not_answered_with_nothing
         with pytest.raises(Unprocessable) as caught:
             await ids(views, status="done")
         assert caught.value.pointer == "/status"
+
+
+async def test_pages_by_the_last_change_hold_each_task_once_whatever_happens_in_between(tmp_path: Path) -> None:
+    async with projected(tmp_path, VIEWS, a_day()) as views:
+        first = await ask(views, q.list_tasks, q.ListTasks(order="updated", limit=3), 11)
+        assert [task["id"] for task in first["tasks"]] == ["t2", "t0", "t1"]
+        assert first["pagination"]["has_more"]
+        # t3 is cancelled at 13, t2 fails at 12: neither moves within the pages that began at 11.
+        before = first["tasks"][-1]["updated"]
+        last = await ask(views, q.list_tasks, q.ListTasks(order="updated", limit=3, before=before), 11)
+        assert [task["id"] for task in last["tasks"]] == ["t4", "t3"]
+        assert last["pagination"] == {"total": 5, "limit": 3, "offset": 0, "has_more": False}
+
+
+async def test_a_time_that_is_none_is_refused_with_its_place(tmp_path: Path) -> None:
+    async with projected(tmp_path, VIEWS, a_day()) as views:
+        with pytest.raises(Unprocessable) as caught:
+            await ids(views, updated_since="yesterday")
+        assert caught.value.pointer == "/updated_since"
 
 
 async def test_a_list_as_of_a_position_is_what_it_was_then(tmp_path: Path) -> None:
@@ -330,6 +355,8 @@ async def test_a_task_is_shown_with_all_that_is_known_about_it(tmp_path: Path) -
         "created_at": rfc3339(made_ms),
         "started_at": rfc3339(end_ms - 100),
         "completed_at": rfc3339(end_ms),
+        "updated": 10,
+        "updated_at": rfc3339(end_ms),
         "not_before": None,
         "estimated_completion": None,
         "unknown": {"estimated_completion": q.UNKNOWN_ESTIMATE},
