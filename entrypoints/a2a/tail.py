@@ -96,6 +96,11 @@ class Tail:
         """How many follow now."""
         return self._taken
 
+    @property
+    def reading(self) -> bool:
+        """Whether the store is being read now."""
+        return self._reading is not None and not self._reading.done()
+
     @contextmanager
     def seat(self) -> Iterator[Seat]:
         """A place to follow from. Raises TooMany over the bound."""
@@ -119,7 +124,7 @@ class Tail:
 
     def watch(self, task_id: str, seat: Seat) -> int:
         """Hand this task's events after the returned position to the seat."""
-        if self._reading is None or self._reading.done():
+        if not self.reading:
             self._position = self._recorded.position
             self._reading = asyncio.create_task(self._read())
         self._watched[task_id].add(seat)

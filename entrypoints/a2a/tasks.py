@@ -125,9 +125,11 @@ def status(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(task: Mapping[str, Any]) -> str | None:
-    if STATES[task["status"]] not in FINAL and task["cancelling"]:
+    state = STATES[task["status"]]
+    if state not in FINAL and task["cancelling"]:
         return "The running attempt is being stopped."
-    sentence: str | None = task["error"] or task["unassignable"] or task["current_step"]
+    step = task["current_step"] if state == WORKING else None
+    sentence: str | None = task["error"] or task["unassignable"] or step
     return sentence
 
 
