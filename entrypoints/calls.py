@@ -8,7 +8,7 @@ NATS the same words are headers or the query string.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,6 +20,8 @@ from core.services.dispatch import WAIT_S_MAX, Dispatcher, Look, Principal
 from entrypoints.decode import envelope_from, unprocessable
 
 POSITION_MAX = 10**18 - 1
+
+S = TypeVar("S", bound=Struct)
 
 
 class CommandOptions(Struct, frozen=True, kw_only=True):
@@ -101,7 +103,7 @@ def split(action: Action, arguments: Mapping[str, Any]) -> tuple[dict[str, Any],
     return own, {name: arguments[name] for name in names if name in arguments}
 
 
-def fitted(values: Mapping[str, Any], struct: type[Struct]) -> Struct:
+def fitted(values: Mapping[str, Any], struct: type[S]) -> S:
     """JSON values as a Struct. Raises Unprocessable with a pointer to what does not fit."""
     try:
         return msgspec.convert(values, struct)
