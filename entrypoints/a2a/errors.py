@@ -77,7 +77,7 @@ class VersionNotSupported(A2AError):
     reason = "VERSION_NOT_SUPPORTED"
 
 
-_BY_CLASS: tuple[tuple[type[HivebusError], int, str], ...] = (
+BY_CLASS: tuple[tuple[type[HivebusError], int, str], ...] = (
     (UnknownAction, -32601, "METHOD_NOT_FOUND"),
     (NotFound, -32001, "TASK_NOT_FOUND"),
     (Malformed, -32700, "JSON_PARSE_ERROR"),
@@ -89,6 +89,7 @@ _BY_CLASS: tuple[tuple[type[HivebusError], int, str], ...] = (
     (TooMany, -32603, "RESOURCE_EXHAUSTED"),
     (Unavailable, -32603, "UNAVAILABLE"),
 )
+OTHER = (-32603, "INTERNAL_ERROR")
 
 
 def error_object(error: HivebusError) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def error_object(error: HivebusError) -> dict[str, Any]:
 def _named(error: HivebusError) -> tuple[int, str]:
     if isinstance(error, A2AError):
         return error.jsonrpc, error.reason
-    for kind, number, reason in _BY_CLASS:
+    for kind, number, reason in BY_CLASS:
         if isinstance(error, kind):
             return number, reason
-    return -32603, "INTERNAL_ERROR"
+    return OTHER

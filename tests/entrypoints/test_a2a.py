@@ -309,6 +309,15 @@ def ended(program: RunningProgram, task_id: str) -> dict[str, Any]:
     return {"statusUpdate": {"status": task["status"], "metadata": metadata}}
 
 
+@pytest.mark.peers
+def test_a_stream_that_has_nothing_to_say_still_breathes(program: RunningProgram) -> None:
+    task = send(program, NOBODY)
+    with streaming(program, "SubscribeToTask", id=task["id"]) as response:
+        said = [line for line, _ in zip(response.iter_lines(), range(3), strict=False)]
+    # After the task and the empty line that ends it comes a comment, 15 s later.
+    assert (said[1], said[2][:1]) == ("", ":")
+
+
 def test_what_has_ended_or_is_not_there_cannot_be_subscribed_to(program: RunningProgram) -> None:
     task = send(program, ECHO, at_once=False)
     ended = call(program, "SubscribeToTask", id=task["id"])
