@@ -72,13 +72,3 @@ async def history_of(reader: Reader, noun: str, aggregate_id: str) -> list[dict[
         {"position": row["position"], "time": rfc3339(row["time_ms"]), "type": row["type"], "actor": row["actor"]}
         for row in await reader.rows(statement)
     ]
-
-
-async def times_of(reader: Reader, positions: Sequence[int]) -> dict[int, int]:
-    """When the commits at these positions happened (Unix ms); at most a page of them, each is a bound value."""
-    if not positions:
-        return {}
-    statement = select(timeline.c.position, timeline.c.time_ms).where(
-        timeline.c.position.in_(positions), timeline.c.index == 0
-    )
-    return {row["position"]: row["time_ms"] for row in await reader.rows(statement)}
