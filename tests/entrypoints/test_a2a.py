@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -11,7 +13,7 @@ import httpx
 import pytest
 
 from tests.entrypoints.problem import problem
-from tests.entrypoints.program import RunningProgram
+from tests.entrypoints.program import RunningProgram, until
 
 ECHO = {"type": "greet", "agent_type": "shell", "parameters": {"argv": ["echo", "hello"]}}
 NOBODY = {"type": "wait", "executor": "command", "requires": ["nobody"], "parameters": {"argv": ["true"]}}
@@ -325,7 +327,7 @@ def test_what_has_ended_or_is_not_there_cannot_be_subscribed_to(program: Running
     refused(call(program, "SubscribeToTask", id="nobody"), -32001, "TASK_NOT_FOUND", "unknown_task")
 
 
-def test_a_stream_ends_when_the_program_is_told_to_and_its_task_is_there_afterwards(tmp_path: Any) -> None:
+def test_a_stream_ends_when_the_program_is_told_to_and_its_task_is_there_afterwards(tmp_path: Path) -> None:
     with RunningProgram(tmp_path / "data") as program:
         task = send(program, NOBODY)
         with streaming(program, "SubscribeToTask", id=task["id"]) as response:
@@ -336,6 +338,16 @@ def test_a_stream_ends_when_the_program_is_told_to_and_its_task_is_there_afterwa
         assert program.wait() == 0
         program.start()
         assert result(program, "GetTask", id=task["id"])["status"]["state"] == "TASK_STATE_SUBMITTED"
+
+
+def test_whoever_waits_is_answered_when_the_program_is_told_to_end(tmp_path: Path) -> None:
+    with RunningProgram(tmp_path / "data") as program, ThreadPoolExecutor(1) as other:
+        waiting = other.submit(send, program, NOBODY, at_once=False)
+        until(lambda: program.get("/api/tasks")["tasks"], what="the task to be there")
+        assert not waiting.done()
+        program.signal(15)
+        assert waiting.result(10)["status"]["state"] == "TASK_STATE_SUBMITTED"
+        assert program.wait() == 0
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
