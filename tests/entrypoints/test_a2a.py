@@ -420,7 +420,10 @@ BAD_CALLS: list[tuple[str, dict[str, Any], int, str, str, str | None]] = [
     ("ListTaskPushNotificationConfigs", {}, -32003, "PUSH_NOTIFICATION_NOT_SUPPORTED", "push_not_supported", None),
     (
         "SendMessage",
-        {"message": message(), "configuration": {"taskPushNotificationConfig": {"url": "http://x.example"}}},
+        {
+            "message": message(messageId="fixed"),
+            "configuration": {"taskPushNotificationConfig": {"url": "http://x.example"}},
+        },
         -32003,
         "PUSH_NOTIFICATION_NOT_SUPPORTED",
         "push_not_supported",
