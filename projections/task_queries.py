@@ -36,11 +36,7 @@ STATUSES = (
 
 
 class ListTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """List tasks, newest first, or with `order` updated the one first that changed last.
-
-    `status` may name several, with commas between. `before` is the `updated` of the last task of a page: with it and
-    the page's position as `at` the next page goes on there, whatever has happened since.
-    """
+    """List tasks: the newest first, or in the order `updated` the one that changed last."""
 
     status: str | None = None
     agent_id: str | None = None
@@ -48,6 +44,7 @@ class ListTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     correlation_id: str | None = None
     updated_since: Annotated[str, Meta(max_length=40)] | None = None
     order: Literal["created", "updated"] = "created"
+    # The `updated` of a page's last task; with the page's position as `at` the next page goes on exactly there.
     before: Annotated[int, Meta(ge=0, le=1 << 62)] | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
     offset: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
