@@ -37,9 +37,12 @@ from entrypoints.client.events import Events
 from entrypoints.client.problems import Unreachable
 
 if TYPE_CHECKING:
-    from projections.agents import ListAgents, ShowAgent  # noqa: F401
-    from projections.queue import ShowQueue  # noqa: F401
-    from projections.task_queries import ListAssignments, ListTasks, ShowTask  # noqa: F401
+    from projections.agents import ListAgents as ListAgents
+    from projections.agents import ShowAgent as ShowAgent
+    from projections.queue import ShowQueue as ShowQueue
+    from projections.task_queries import ListAssignments as ListAssignments
+    from projections.task_queries import ListTasks as ListTasks
+    from projections.task_queries import ShowTask as ShowTask
 
 __all__ = [
     "Bus",
