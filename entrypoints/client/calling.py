@@ -27,7 +27,7 @@ async def ask(connector: Connector, method: str, params: dict[str, Any], *, repe
         try:
             return await connection.request(method, params)
         except Lost as lost:
-            connector.lost(connection)
+            await connector.lost(connection)
             if not repeatable:
                 raise OutcomeUnknown(
                     f"The connection ended before {method} was answered: {lost}.",

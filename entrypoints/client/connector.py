@@ -81,11 +81,12 @@ class Connector:
         except TimeoutError:
             raise self._why or Unreachable("No server answers.", remedy="Is it running?") from None
 
-    def lost(self, connection: Connection) -> None:
+    async def lost(self, connection: Connection) -> None:
         """Somebody met the end of this connection: the next try comes after a pause."""
         if connection is self._connection:
             self._connection = None
             self._not_before = asyncio.get_running_loop().time() + self._pauses.next()
+            await connection.close()
 
     @property
     def met(self) -> bool:

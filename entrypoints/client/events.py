@@ -38,7 +38,7 @@ class Events:
                         for event in self._fresh(await connection.notice()):
                             yield event
                 except Lost:
-                    self._connector.lost(connection)
+                    await self._connector.lost(connection)
                     until = self._connector.deadline()
                 except HivebusError as error:
                     pause_s = error.retry_after_s if error.retry_after_s is not None else pauses.next()
@@ -61,6 +61,8 @@ class Events:
         if notice["method"] != "events/batch":
             return
         batch = notice["params"]
+        if self.position is not None and int(batch["from"]) > self.position:
+            raise Lost(f"events were skipped after position {self.position}")
         events = batch["events"]
         for index, event in enumerate(events):
             position = int(event["sequence"])

@@ -38,7 +38,7 @@ class Peer:
         self.batch = 1
         self.connections = 0
         self._server: Server | None = None
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self.port = 0
 
     async def __aenter__(self) -> Peer:
@@ -64,9 +64,8 @@ class Peer:
         self.script.setdefault(method, deque()).extend(handlers)
 
     async def append(self, *commits: list[dict[str, Any]]) -> None:
-        async with self._changed:
-            self.commits.extend(commits)
-            self._changed.notify_all()
+        self.commits.extend(commits)
+        self._changed.set()
 
     def _admit(self, connection: ServerConnection, request: Any) -> Any:
         if request.headers.get("Authorization") == f"Bearer {KEY}":
@@ -110,8 +109,9 @@ class Peer:
     async def _tell(self, connection: ServerConnection, after: int) -> None:
         left = self.hang_up_after.popleft() if self.hang_up_after else None
         while left != 0:
-            async with self._changed:
-                await self._changed.wait_for(lambda: len(self.commits) > after)
+            while len(self.commits) <= after:
+                self._changed.clear()
+                await self._changed.wait()
             page = self.commits[after : after + self.batch]
             params = {
                 "subscription_id": "s",

@@ -15,6 +15,7 @@ from entrypoints.client.actions import fields_of
 from entrypoints.client.connector import PAUSE_MAX_S, Pauses
 from entrypoints.client.problems import error_of, error_of_rpc
 from tests.client.peer import KEY, Peer, event, hang_up, refusal, say
+from tests.given import until
 
 GONE = "http://127.0.0.1:9"
 
@@ -64,11 +65,8 @@ async def test_an_action_that_this_version_does_not_know_is_not_sent_twice_witho
 
 
 async def test_a_busy_server_is_asked_again_when_it_says(peer: Peer) -> None:
-    peer.next(
-        "task.submit",
-        say(refusal(429, "too_many", retry_after_s=0.01)),
-        say(refusal(503, "log_unavailable", retry_after_s=0)),
-    )
+    no_log = say(refusal(503, "log_unavailable", retry_after_s=0))
+    peer.next("task.submit", say(refusal(429, "too_many", retry_after_s=0.01)), no_log)
     async with bus_of(peer) as bus:
         await bus.submit(type="hello", parameters={})
         assert len({call["idempotency_key"] for call in peer.calls("task.submit")}) == 1
@@ -192,8 +190,7 @@ async def test_a_position_moves_on_over_what_the_filter_leaves_out(peer: Peer) -
         events = bus.events(after=0)
         taking = asyncio.create_task(take(events, 2))
         async with asyncio.timeout(10):
-            while len(peer.calls("events/subscribe")) < 2:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(peer.calls("events/subscribe")) == 2, "the second subscription")
         assert events.position == 4
         await peer.append([event(5)])
         assert await taking == ["1/0", "5/0"]
@@ -261,3 +258,11 @@ def test_an_error_of_a_proxy_keeps_its_status() -> None:
 def test_a_struct_says_what_differs_from_its_defaults() -> None:
     task = hivebus.SubmitTask(type="hello", parameters={}, retry=hivebus.Retry(max_attempts=1))
     assert set(fields_of(task)) == {"type", "parameters", "retry"}
+
+
+async def test_a_batch_that_skips_a_position_is_not_taken(peer: Peer) -> None:
+    await peer.append(*([event(position)] for position in range(1, 5)))
+    peer.next("events/subscribe", say({"result": {"subscription_id": "s", "position": 3}}))
+    async with bus_of(peer) as bus:
+        assert await take(bus.events(after=2), 2) == ["3/0", "4/0"]
+    assert len(peer.calls("events/subscribe")) == 2
