@@ -1,6 +1,5 @@
 """Submits one program as a task, prints what becomes of it, then what it printed. Outlives a restart of the server.
 
-    pip install hivebus
     python docs/examples/submit_and_follow.py echo hello
 
 It finds the server of this machine by itself, or the one that HIVEBUS_URL and HIVEBUS_KEY name (`hivebus env`).
