@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from core.kernel.codec import Codec
 from core.kernel.commit import Body, Entry
@@ -20,7 +20,7 @@ from core.kernel.ports import Clock, Store
 from core.services.catch_up import Pages, Ring, batch_of
 from core.services.groups import Batch, Framing, Groups, Subscriber, Subscription
 from core.services.positions import PositionGate
-from core.services.told import Filter, Teller, Told
+from core.services.told import Event, Filter, Teller, Told
 
 logger = logging.getLogger("hivebus.feed")
 
@@ -29,11 +29,16 @@ QUIET_S = 1.0
 IDLE_S = 60.0
 RETRY_S = 0.2
 SLICE = 200
+WATCHERS_MAX = 8
 HEARD_MAX = 5_000
 HEARD_BYTES_MAX = 8 * 1024 * 1024
 # Of its time the loop that brings subscribers up works at most half: live ones, and commands, come first.
 TURN_S_MAX = 0.01
 STUCK_S = 0.05
+
+
+Watcher = Callable[[Sequence[Told]], None]
+"""Hears of commits as they come, in their order, a few at a time. It must not block."""
 
 
 class Feed:
@@ -58,6 +63,7 @@ class Feed:
         self._catching: deque[Subscription] = deque()
         self._some_catching = asyncio.Event()
         self._trouble = False
+        self._watchers: dict[Watcher, None] = {}
         self.subscriptions = 0
         self.frames = 0
 
@@ -76,7 +82,7 @@ class Feed:
 
         What is not held here, because it was too much or because nobody subscribed, is read from the store.
         """
-        if not self.subscriptions:
+        if not self._listened:
             return
         for entry, body in commits:
             if len(self._heard) >= HEARD_MAX or self._heard_bytes >= HEARD_BYTES_MAX:
@@ -89,13 +95,9 @@ class Feed:
 
         Where the store has not reached that position, the first events are those behind it.
         """
-        if not self.subscriptions:
-            self._position = max(self._position, self._recorded.position)
-            self._ring.clear(self._position)
-            self._forget_heard()
+        self._listen()
         group = self._groups.enter(filter_.plain, framing, self._position)
         self.subscriptions += 1
-        self._wanted.set()
         return Subscription(group, self._recorded.position if after is None else after, subscriber, self._ended)
 
     def start(self, subscription: Subscription) -> None:
@@ -103,6 +105,25 @@ class Feed:
         if not subscription.ended:
             self._catching.append(subscription)
             self._some_catching.set()
+
+    def watch(self, watcher: Watcher) -> None:
+        """Let a part of this process hear of the commits from now on. A repeat changes nothing."""
+        assert len(self._watchers) < WATCHERS_MAX, "watchers are parts of this process, not clients"
+        self._listen()
+        self._watchers[watcher] = None
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Let it hear no more. A repeat changes nothing."""
+        if self._watchers.pop(watcher, self) is None:
+            self._rest()
+
+    async def rest_of(self, filter_: Filter, position: int, index: int) -> list[Event]:
+        """The events of one commit behind an index, for who was cut off inside it. Raises Unavailable."""
+        page = await self._store.read(after=position - 1, limit=1) if position > 0 else []
+        if not page or page[0].entry.position != position:
+            return []
+        told = await self._teller.stored(page[0])
+        return [] if told is None else [event for event in filter_.of(told) if event.index > index]
 
     async def run(self) -> None:
         """Tell for ever."""
@@ -113,7 +134,23 @@ class Feed:
     def _ended(self, subscription: Subscription) -> None:
         self._groups.leave(subscription)
         self.subscriptions -= 1
-        if not self.subscriptions:
+        self._rest()
+
+    @property
+    def _listened(self) -> bool:
+        return bool(self.subscriptions or self._watchers)
+
+    def _listen(self) -> None:
+        """Somebody comes: from where the store is now on, if nobody was there."""
+        if not self._listened:
+            self._position = max(self._position, self._recorded.position)
+            self._ring.clear(self._position)
+            self._forget_heard()
+        self._wanted.set()
+
+    def _rest(self) -> None:
+        """Somebody went: without anybody nothing is read and nothing held."""
+        if not self._listened:
             self._wanted.clear()
             self._ring.clear(self._position)
             self._pages.clear()
@@ -127,7 +164,7 @@ class Feed:
             try:
                 await self._wait_for_more()
                 to = self._recorded.position
-                while self._position < to and self.subscriptions:
+                while self._position < to and self._listened:
                     await self._advance(to)
                 self._well()
             except (Unavailable, TooMany) as error:
@@ -153,6 +190,8 @@ class Feed:
                 if group.take(told):
                     self.frames += group.flush(told.position, now)
         self._position = reached
+        for watcher in list(self._watchers):
+            watcher(commits)
         await asyncio.sleep(0)
 
     async def _next(self, after: int, to: int) -> tuple[list[Told], int]:

@@ -97,9 +97,14 @@ class Told(Struct, gc=False):
     noun: str
     aggregate_id: str
     agents: frozenset[str]
+    entry: Entry
     body: Body
-    bytes: int
     _events: list[Event] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """The size of its body."""
+        return len(self.entry.body)
 
     @property
     def events(self) -> list[Event]:
@@ -162,7 +167,7 @@ class Teller:
                 agent_id = await self._of_fence(named.fence, entry.subject)
                 if agent_id is not None:
                     agents.add(agent_id)
-        return Told(entry.position, noun, aggregate_id, frozenset(agents), body, len(entry.body))
+        return Told(entry.position, noun, aggregate_id, frozenset(agents), entry, body)
 
     def _read(self, data: msgspec.Raw) -> _Named:
         try:
