@@ -22,7 +22,8 @@ from entrypoints.client.endings import Endings
 from entrypoints.client.events import Events
 
 PATIENCE_S = 60.0
-CALLS_IN_FLIGHT_MAX = 64
+# As many as the server takes of one connection at a time: more would make it stop reading, pongs too.
+CALLS_IN_FLIGHT_MAX = 16
 
 
 def connect(

@@ -216,9 +216,10 @@ class Connection {
 
   /** A one-time word for the address: a browser sends no header with a WebSocket, nor hears why one was refused. */
   async #ticket() {
-    const headers = this.#key === null ? {} : { Authorization: `Bearer ${this.#key}` };
+    const headers = { "Content-Type": "application/json" };
+    if (this.#key !== null) headers.Authorization = `Bearer ${this.#key}`;
     const signal = AbortSignal.timeout(OPEN_MS_MAX);
-    const { status, text } = await fetch(`${this.#url}/api/ticket`, { method: "POST", headers, signal }).then(
+    const { status, text } = await fetch(`${this.#url}/api/ticket`, { method: "POST", headers, body: "{}", signal }).then(
       async (response) => ({ status: response.status, text: await response.text() }),
     ).catch(() => {
       throw new Unreachable(signal.aborted ? `no answer within ${OPEN_MS_MAX / 1000} s` : absence());

@@ -180,6 +180,6 @@ def test_every_action_is_known_as_a_read_or_a_write() -> None:
 
 async def test_what_is_sent_again_as_a_read_is_an_action_that_only_reads(program: RunningProgram) -> None:
     async with hivebus.connect() as bus:
-        for name in READS:
+        for name in READS - {"rpc.discover"}:
             with contextlib.suppress(hivebus.Unprocessable):  # a query that needs a field
                 await bus.call(name)
