@@ -74,7 +74,7 @@ test("a subscription tells all events from a position on, in order, until it is 
 
 test("a subscription without a position begins now", async (t) => {
   const bus = bus_for(t);
-  await bus.call("task.submit", TASK);
+  await bus.call("task.submit", { ...TASK, wait: "recorded" });
   const first = told((done) => {
     const following = bus.subscribe({ verb: "submitted" }, null, ({ events }) => events.length > 0 && done(events[0]));
     t.after(() => following.close());
