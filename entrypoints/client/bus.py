@@ -75,7 +75,11 @@ class Bus:
         self._endings = Endings(lambda after: self.events(after, noun="task"))
 
     async def __aenter__(self) -> Bus:
-        await ask(self._connector, "ping", {}, repeatable=True)
+        try:
+            await ask(self._connector, "ping", {}, repeatable=True)
+        except BaseException:
+            await self._connector.close()
+            raise
         return self
 
     async def __aexit__(

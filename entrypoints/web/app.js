@@ -134,6 +134,7 @@ const behind = () => seen.tables && seen.shown < seen.after;
 
 function take({ events, to }) {
   seen.after = Math.max(seen.after, to);
+  say($("events-count"), `up to position ${count(seen.after)}`);
   if (events.length === 0) return;
   seen.events = [...events.reverse(), ...seen.events].slice(0, EVENTS_SHOWN_MAX);
   render($("events-rows"), eventRows(seen.events));
@@ -169,7 +170,6 @@ function show() {
   render($("agents-rows"), agentRows(seen.agents));
   say($("agents-count"), count(seen.agents.length));
   render($("events-rows"), eventRows(seen.events));
-  say($("events-count"), `up to position ${count(seen.after)}`);
 }
 
 function showTasks() {
