@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from importlib.metadata import version
+from socket import SO_RCVBUF, SOL_SOCKET
 from typing import Any
 from urllib.parse import urlunsplit
 
@@ -29,6 +30,7 @@ ANSWER_S = 65.0
 FRAME_SENT_MAX_BYTES = 1024 * 1024
 FRAME_READ_MAX_BYTES = 64 * 1024 * 1024
 FRAMES_AHEAD_MAX = 4
+RECEIVE_BUFFER_BYTES = 256 * 1024
 # Answers of a server, or of a proxy before it, that may be another one soon.
 LATER = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -72,6 +74,9 @@ class Connection:
             raise _refused(url, error) from error
         except (OSError, TimeoutError, InvalidHandshake, EOFError) as error:
             raise Unreachable(f"No server answers at {url}: {_cause(error)}.", remedy=START_IT) from error
+        # Left alone the system takes in megabytes for a program that reads nothing, and the server cannot see it.
+        wire = socket.transport.get_extra_info("socket")
+        wire.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         connection = cls(socket, url)
         try:
             await connection.request("initialize", _greeting())

@@ -183,3 +183,36 @@ async def test_what_is_sent_again_as_a_read_is_an_action_that_only_reads(program
         for name in READS - {"rpc.discover"}:
             with contextlib.suppress(hivebus.Unprocessable):  # a query that needs a field
                 await bus.call(name)
+
+
+async def test_a_loop_that_is_too_slow_is_let_go_and_misses_nothing(program: RunningProgram) -> None:
+    count, text = 120, "x" * 50_000
+    async with hivebus.connect() as bus:
+        events = bus.events(noun="task", verb="submitted")
+        taken: list[str] = []
+
+        async def take() -> None:
+            async for event in events:
+                taken.append(event["data"]["name"])
+                if len(taken) == 1:
+                    # Nothing is read meanwhile: over 1 MiB lies with the program, which closes with 1013.
+                    while await drops(bus) == before:
+                        assert len(taken) == 1
+                if len(taken) == count:
+                    return
+
+        before = await drops(bus)
+        taking = asyncio.create_task(take())
+        await until(lambda: events.position is not None, "the subscription")
+        parameters = {"function": "echo", "arguments": {"text": text}}
+        for number in range(count):
+            await bus.submit(type="echo", executor="python", parameters=parameters, name=str(number))
+        async with asyncio.timeout(40):
+            await taking
+    assert taken == [str(number) for number in range(count)]
+
+
+async def drops(bus: hivebus.Bus) -> int:
+    """How many slow clients the program has let go."""
+    status = await bus.call("system.status")
+    return int(status["websocket"]["drops"])
