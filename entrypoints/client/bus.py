@@ -15,7 +15,7 @@ from msgspec import Struct
 from core.kernel.errors import Invalid, NotYet
 from core.task import FINAL, SubmitTask
 from entrypoints.cli.place import Place, locate
-from entrypoints.client.actions import READS, WRITES, fields_of, name_of_command, name_of_query
+from entrypoints.client.actions import WRITES, fields_of, name_of_command, name_of_query, reads
 from entrypoints.client.calling import ask
 from entrypoints.client.connector import Connector
 from entrypoints.client.endings import Endings
@@ -99,7 +99,7 @@ class Bus:
         """
         if action in WRITES and params.get("idempotency_key") is None:
             params["idempotency_key"] = str(uuid.uuid4())
-        repeatable = action in READS or params.get("idempotency_key") is not None
+        repeatable = params.get("idempotency_key") is not None or action in reads()
         async with self._turn:
             answer: dict[str, Any] = await ask(self._connector, action, params, repeatable=repeatable)
             return answer

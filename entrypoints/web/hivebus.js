@@ -15,6 +15,7 @@ const ANSWER_MS_MAX = 65_000;
 const HEARTBEAT_MS = 30_000;
 const BATCH_MAX = 50;
 const WAITING_MAX = 1_000;
+const FRAME_BYTES_MAX = 1024 * 1024;
 const CLOSED_HERE = 1000;
 const GIVEN_UP = 4000; // the first of the codes that are left to applications
 
@@ -293,7 +294,9 @@ class Connection {
     if (this.#end !== null) throw this.#end;
     if (this.#waiting.size + calls.length > WAITING_MAX) throw new RangeError(`${WAITING_MAX} calls wait already`);
     const requests = calls.map(([method, params = {}]) => ({ jsonrpc: "2.0", id: ++this.#number, method, params }));
-    this.#socket.send(JSON.stringify(requests.length === 1 ? requests[0] : requests));
+    const text = JSON.stringify(requests.length === 1 ? requests[0] : requests);
+    if (new Blob([text]).size > FRAME_BYTES_MAX) throw new RangeError(`a message holds ${FRAME_BYTES_MAX} bytes at most`);
+    this.#socket.send(text);
     return requests.map(({ id, method }) => new Promise((resolve, reject) => {
       const late = () => {
         this.#waiting.delete(id);

@@ -34,6 +34,8 @@ test("calls are answered, and what is refused has a code, a remedy and a place",
   await assert.rejects(bus.call("task.show", { task_id: "nobody" }), (error) =>
     error instanceof Problem && error.status === 404 && error.code === "unknown_task" && error.remedy !== "");
   await assert.rejects(bus.call("task.submit", { type: "hello", parameters: {}, colour: 1 }), { pointer: "/colour" });
+  await assert.rejects(bus.call("task.submit", { ...TASK, name: "ä".repeat(600_000) }), RangeError);
+  assert.equal(await bus.call("ping"), "pong");
 });
 
 test("a command given twice under one key is one task", async (t) => {
