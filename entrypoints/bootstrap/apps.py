@@ -24,6 +24,8 @@ def api_app(program: Program) -> Sanic[Any, Any]:
     """The REST API."""
     app = make_app("hivebus-api", first=True)
     _add_api(program, app)
+    # Here as well as on the page's port: HIVEBUS_URL is all that a client needs.
+    add_websocket(app, program.sockets, program.door)
     return app
 
 
@@ -32,6 +34,7 @@ def ui_app(program: Program) -> Sanic[Any, Any]:
     app = make_app("hivebus-ui", first=False)
     _add_api(program, app)
     add_pages(app)
+    add_websocket(app, program.sockets, program.door)
     return app
 
 
@@ -59,8 +62,6 @@ def _add_api(program: Program, app: Sanic[Any, Any]) -> None:
     add_events(app, program.store, program.codec, program.recorded, program.streams, program.door)
     add_blobs(app, program.blobs, program.door, program.disk.refuse_growth)
     add_log_care(app, program.care, program.trimmer, program.door)
-    # On the page's port by the contract, on the API's so that HIVEBUS_URL is all that a client needs.
-    add_websocket(app, program.sockets, program.door)
     add_tickets(app, program.door)
     program.system.add_health(app)
     program.system.add_api(app)

@@ -139,7 +139,7 @@ class Bus:
     async def result(self, task_id: str, timeout_s: float | None = None) -> dict[str, Any]:
         """The task once it has ended, well or not: `status` says how, `result` what it gave, `error` why not.
 
-        Raises NotYet (`not_ended`) after `timeout_s` seconds; the task goes on.
+        Raises NotYet after `timeout_s` seconds; the task goes on.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -147,7 +147,6 @@ class Bus:
         except TimeoutError:
             raise NotYet(
                 f"Task {task_id} has not ended within {timeout_s:g} s.",
-                code="not_ended",
                 remedy="Wait longer, or cancel it; `unassignable` of the task says why nobody takes it.",
             ) from None
 
