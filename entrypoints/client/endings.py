@@ -8,6 +8,7 @@ from typing import Any
 
 from core.kernel.errors import HivebusError
 from entrypoints.client.events import Events
+from entrypoints.client.problems import Unreachable
 
 ENDS = frozenset(f"hivebus.task.{word}" for word in ("completed", "failed", "cancelled", "expired"))
 
@@ -42,7 +43,8 @@ class Endings:
             await self.close()
 
     async def close(self) -> None:
-        """End the stream."""
+        """End the stream, and with it what still waits."""
+        self._fail(Unreachable("The bus is closed.", code="closed", remedy="Wait inside `async with`."))
         following, self._following, self._events = self._following, None, None
         if following is not None:
             following.cancel()
@@ -54,13 +56,16 @@ class Endings:
                 if event["type"] in ENDS:
                     self._tell(event)
         except HivebusError as error:
-            for futures in self._waiting.values():
-                for ended in futures:
-                    if not ended.done():
-                        ended.set_exception(error)
+            self._fail(error)
             # Whoever asks next gets a stream of his own.
             if self._events is events:
                 self._events = self._following = None
+
+    def _fail(self, error: HivebusError) -> None:
+        for futures in self._waiting.values():
+            for ended in futures:
+                if not ended.done():
+                    ended.set_exception(error)
 
     def _tell(self, event: dict[str, Any]) -> None:
         for ended in self._waiting.get(event["subject"].partition("/")[2], ()):

@@ -224,6 +224,18 @@ async def test_a_result_that_came_before_the_wait_began_is_not_missed(peer: Peer
         assert "has not ended within" in late.value.sentence
 
 
+async def test_whoever_still_waits_when_the_bus_is_closed_is_told(peer: Peer) -> None:
+    peer.next("task.show", *[say({"result": {"id": "t", "status": "running", "position": 0}})] * 2)
+    async with bus_of(peer) as bus:
+        waiting = asyncio.create_task(bus.result("t"))
+        following = asyncio.create_task(take(bus.events(), 1))
+        await until(lambda: len(peer.calls("events/subscribe")) == 2, "both subscriptions")
+    async with asyncio.timeout(10):
+        for task in waiting, following:
+            with pytest.raises(hivebus.Unreachable, match="The bus is closed"):
+                await task
+
+
 # --- what it is made of -----------------------------------------------------------------------------------------------
 
 
