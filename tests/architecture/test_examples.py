@@ -110,6 +110,25 @@ def test_follow_in_node_prints_each_event_once_through_a_restart(program: Runnin
     assert said.count("live\n") == 2
 
 
+def test_who_follows_goes_on_behind_the_last_event_it_had(program: RunningProgram) -> None:
+    first = program.submit("true", requires=["nobody"])
+    command = [sys.executable, "-I", str(EXAMPLES / "follow.py"), f"{first['position']}/0"]
+    following = subprocess.Popen(command, env=environment(program), stdout=subprocess.PIPE, text=True)
+    try:
+        assert following.stdout is not None
+        lines = [following.stdout.readline()]
+        second = program.submit("true", requires=["nobody"])
+        lines += [following.stdout.readline() for _ in range(2)]
+    finally:
+        following.terminate()
+        following.communicate()
+    assert [line.split() for line in lines] == [
+        [str(first["position"]), "hivebus.task.queued", f"task/{first['task_id']}"],
+        [str(second["position"]), "hivebus.task.submitted", f"task/{second['task_id']}"],
+        [str(second["position"]), "hivebus.task.queued", f"task/{second['task_id']}"],
+    ]
+
+
 def test_the_json_rpc_client_waits_for_the_end_and_tells_a_refusal(program: RunningProgram) -> None:
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-I", str(EXAMPLES / "jsonrpc.py"), *argv]
