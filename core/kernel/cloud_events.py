@@ -36,7 +36,7 @@ def cloud_events(position: int, noun: str, aggregate_id: str, body: Body) -> Ite
             source="/hivebus",
             type=f"hivebus.{record.type}",
             subject=f"{noun}/{aggregate_id}",
-            time=rfc3339(body.occurred_at) or "",
+            time=rfc3339(body.occurred_at),
             sequence=str(position),
             correlationid=body.correlation_id,
             causationid=body.causation_id,

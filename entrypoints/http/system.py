@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -24,11 +24,17 @@ from core.services.scheduler import Scheduler
 from entrypoints.calls import Action, plain
 from entrypoints.decode import from_json
 from entrypoints.http.door import COOKIE, SESSION_S, Door, check_media
+from entrypoints.http.readings import Health, Services, SystemInfo, SystemStatus
 from entrypoints.http.rest import JSON, READ, json_response
 from projections.agents import count_active
 from projections.queue import ShowQueue, show_queue
 
-DISK = {Level.OK: "healthy", Level.WARN: "degraded", Level.FULL: "unhealthy", Level.EXHAUSTED: "unhealthy"}
+DISK: dict[Level, Health] = {
+    Level.OK: "healthy",
+    Level.WARN: "degraded",
+    Level.FULL: "unhealthy",
+    Level.EXHAUSTED: "unhealthy",
+}
 NOT_HERE = "this node is not part of a Docker Swarm"
 
 
@@ -43,6 +49,16 @@ class Vitals(Struct, kw_only=True):
     slots: int
     draining: bool = False
     waits: Callable[[], str | None] = lambda: None
+
+
+def system_actions(
+    status: Callable[[], Awaitable[SystemStatus]], info: Callable[[], Awaitable[SystemInfo]]
+) -> tuple[Action, ...]:
+    """The readings of the program as actions."""
+    return (
+        plain("system.status", "Health and figures of the program, measured now.", "/api/status", status),
+        plain("system.info", "What this system is and can do.", "/api/info", info),
+    )
 
 
 class System:
@@ -95,10 +111,7 @@ class System:
 
     def actions(self) -> tuple[Action, ...]:
         """What every way in can ask of the program itself."""
-        return (
-            plain("system.status", "Health and figures of the program, measured now.", "/api/status", self.status),
-            plain("system.info", "What this system is and can do.", "/api/info", self.info),
-        )
+        return system_actions(self.status, self.info)
 
     # --- handlers ---
 
@@ -127,12 +140,12 @@ class System:
         self._door.check_origin(request)
         return json_response(await self.status())
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> SystemStatus:
         """Health and figures of the program, measured now."""
         async with self._measuring:
             return await self._measure_status()
 
-    async def _measure_status(self) -> dict[str, Any]:
+    async def _measure_status(self) -> SystemStatus:
         broker = await self._log.healthy()
         now_ms = self._clock.now_ms()
         unknown = {"services.websocket": "this version has no WebSocket listener"}
@@ -148,14 +161,14 @@ class System:
         except Unavailable as error:
             unknown["services.agents"] = error.sentence
             unknown |= dict.fromkeys(("metrics.active_agents", "metrics.queued_tasks"), error.sentence)
-        services = {
+        services: Services = {
             "agents": None if active is None else "healthy" if active else "degraded",
             "websocket": None,
             "database": "unhealthy" if active is None else "degraded" if self._views.parked else "healthy",
             "broker": "healthy" if broker else "unhealthy",
             "disk": DISK[self._disk.level],
         }
-        worst = "unhealthy" if "unhealthy" in services.values() else "healthy"
+        worst: Health = "unhealthy" if "unhealthy" in services.values() else "healthy"
         return {
             "status": "degraded" if worst == "healthy" and "degraded" in services.values() else worst,
             "version": self._vitals.version,
@@ -181,7 +194,7 @@ class System:
         self._door.admit(request)
         return json_response(await self.info())
 
-    async def info(self) -> dict[str, Any]:
+    async def info(self) -> SystemInfo:
         """What this system is and can do."""
         return {
             "system": {
@@ -195,7 +208,7 @@ class System:
                 "agent_types": {
                     name: {
                         "executor": kind.executor,
-                        "capabilities": kind.capabilities,
+                        "capabilities": list(kind.capabilities),
                         "description": kind.description,
                     }
                     for name, kind in AGENT_TYPES.items()

@@ -69,7 +69,7 @@ class Commands:
             self._endpoints,
             instance=secrets.token_hex(11),
             version=version,
-            started=rfc3339(clock.now_ms()) or "",
+            started=rfc3339(clock.now_ms()),
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._bytes = 0
