@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -14,7 +15,7 @@ from core.kernel.times import rfc3339
 class CloudEvent(Struct, frozen=True, kw_only=True):
     """An event as everybody outside sees it (CloudEvents 1.0, JSON format)."""
 
-    specversion: str = "1.0"
+    specversion: Literal["1.0"] = "1.0"
     id: str
     source: str
     type: str

@@ -8,6 +8,7 @@ from sanic import Sanic
 
 from entrypoints.http.aliases import add_aliases
 from entrypoints.http.blobs import add_blobs
+from entrypoints.http.documents import add_documents
 from entrypoints.http.events import add_events
 from entrypoints.http.listener import make_app
 from entrypoints.http.log_care import add_log_care
@@ -34,10 +35,11 @@ def ui_app(program: Program) -> Sanic[Any, Any]:
 
 
 def tools_app(program: Program) -> Sanic[Any, Any]:
-    """For tools that look and never touch: every query, as of any position, and the events to replay."""
+    """For tools that look and never touch: every query, as of any position, the events to replay, the documents."""
     app = make_app("hivebus-tools", first=False)
     add_queries(app, program.registry, program.dispatcher, program.door)
     add_events(app, program.store, program.codec, program.recorded, program.door)
+    add_documents(app, program.calls, program.registry, program.vitals.version)
     program.system.add_health(app)
     return app
 

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 from sanic import HTTPResponse, Request, Sanic
 
 from core.agent import Agent
+from core.kernel.answers import CreatedAnswer, Time, Unknown
 from core.kernel.command_bus import CommandBus
 from core.kernel.errors import Refused
 from core.services.dispatch import Dispatcher
@@ -24,6 +25,15 @@ class AgentTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parameters: dict[str, Any]
     priority: Literal["critical", "high", "normal", "low", "background"] | Annotated[int, Meta(ge=0, le=9)] = "normal"
     timeout: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
+
+
+class AgentTaskAnswer(CreatedAnswer):
+    """The answer to a task for one agent."""
+
+    task_id: str
+    agent_id: str
+    estimated_completion: Time | None
+    unknown: Unknown
 
 
 def add_aliases(app: Sanic[Any, Any], bus: CommandBus, dispatcher: Dispatcher, door: Door) -> None:

@@ -224,7 +224,7 @@ class System:
     async def _session(self, request: Request) -> HTTPResponse:
         self._door.check_origin(request)
         check_media(request, JSON)
-        asked = from_json(_Session, request.body)
+        asked = from_json(AskedSession, request.body)
         cookie = self._door.session_for(ticket=asked.ticket, key=asked.key)
         response = json_response({"message": "This browser is known for 30 days."}, 201)
         response.add_cookie(
@@ -254,6 +254,8 @@ class System:
         return HTTPResponse(telemetry.exposition(), 200, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-class _Session(Struct, forbid_unknown_fields=True):
+class AskedSession(Struct, forbid_unknown_fields=True):
+    """What a browser swaps for its cookie: a one-time ticket, or a key."""
+
     ticket: str | None = None
     key: str | None = None

@@ -25,7 +25,7 @@ from core.kernel.errors import (
     Unprocessable,
     UnsupportedMedia,
 )
-from entrypoints.calls import Action
+from entrypoints.calls import Action, Nothing
 from entrypoints.http.problems import HeaderTooLarge, TooSlow, WrongMethod
 
 Faults = Mapping[str, type[HivebusError]]
@@ -82,7 +82,7 @@ def faults_of(action: Action) -> dict[str, type[HivebusError]]:
         if targeted:
             found[f"trimmed_{noun}"] = Gone
     else:
-        found |= READING
+        found |= READING if action.struct is not Nothing else {}
         if "min_position" in action.options.__struct_fields__:
             found |= WAITING
     if targeted:
