@@ -8,19 +8,21 @@ NATS the same words are headers or the query string.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal, TypedDict, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
 from adapters.telemetry import REQUESTS
 from core.kernel.answers import ChangedAnswer, CreatedAnswer
-from core.kernel.errors import HivebusError, NotFound
+from core.kernel.errors import HivebusError, UnknownAction
 from core.kernel.registry import CommandSpec, QuerySpec, Registry, Route
 from core.services.dispatch import WAIT_S_MAX, Dispatcher, Look, Principal
 from entrypoints.decode import envelope_from, unprocessable
 
 POSITION_MAX = 10**18 - 1
+
+S = TypeVar("S", bound=Struct)
 
 
 class CommandOptions(Struct, frozen=True, kw_only=True):
@@ -80,12 +82,11 @@ class Calls:
         self.actions = {action.name: action for action in actions}
 
     def action(self, name: str) -> Action:
-        """The action of a name. Raises NotFound (`unknown_action`)."""
+        """The action of a name. Raises UnknownAction."""
         found = self.actions.get(name)
         if found is None:
-            raise NotFound(
+            raise UnknownAction(
                 f"There is no action {name[:100]!r}.",
-                code="unknown_action",
                 remedy="docs/reference lists them, and so does rpc.discover.",
             )
         return found
@@ -108,7 +109,7 @@ def split(action: Action, arguments: Mapping[str, Any]) -> tuple[dict[str, Any],
     return own, {name: arguments[name] for name in names if name in arguments}
 
 
-def fitted(values: Mapping[str, Any], struct: type[Struct]) -> Struct:
+def fitted(values: Mapping[str, Any], struct: type[S]) -> S:
     """JSON values as a Struct. Raises Unprocessable with a pointer to what does not fit."""
     try:
         return msgspec.convert(values, struct)

@@ -53,6 +53,7 @@ from core.services.relay import Relay
 from core.services.scheduler import Scheduler
 from core.services.trim import Trimmer
 from core.services.vault import Vault
+from entrypoints.agent_tasks import AgentTasks
 from entrypoints.bootstrap.agents import kept
 from entrypoints.bootstrap.keeping import picture_of, trimmer_of
 from entrypoints.bootstrap.links import hosted, linked
@@ -65,6 +66,10 @@ from entrypoints.http.system import System, Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
 from entrypoints.roles import AGENTS, RECORDER, SCHEDULER
+from entrypoints.rpc.engine import Rpc
+from entrypoints.rpc.methods import methods
+from entrypoints.rpc.older import older_actions
+from entrypoints.schemas.documents import Documents, discovery
 from entrypoints.settings import Settings, load
 from projections.catalogue import QUERIES, VIEWS
 
@@ -105,6 +110,9 @@ class Program(Struct, frozen=True, kw_only=True):
     host_door: HostDoor
     dispatcher: Dispatcher
     calls: Calls
+    agent_tasks: AgentTasks
+    documents: Documents
+    rpc: Rpc
     commands: Commands
     door: Door
     system: System
@@ -275,6 +283,10 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             *system.actions(),
         )
     )
+    agent_tasks = AgentTasks(bus, dispatcher)
+    # Older names are for JSON-RPC alone: elsewhere they would be a second tool for the same thing.
+    named = Calls((*calls.actions.values(), *older_actions(calls, agent_tasks)))
+    documents = Documents(calls, named, registry, version)
     program = Program(
         roles=settings.role_set,
         recording=_role(ground.leases, RECORDER),
@@ -321,6 +333,9 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         host_door=host_door,
         dispatcher=dispatcher,
         calls=calls,
+        agent_tasks=agent_tasks,
+        documents=documents,
+        rpc=Rpc(named, {**methods(named, version), **discovery(documents)}),
         commands=Commands(ground.channel, registry, dispatcher, clock, principal, version=version),
         door=door,
         system=system,

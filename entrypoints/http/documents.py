@@ -10,17 +10,14 @@ from typing import Any
 import orjson
 from sanic import HTTPResponse, Request, Sanic
 
-from core.kernel.registry import Registry
-from entrypoints.calls import Calls
 from entrypoints.http.pages import HEADERS, TYPES
 from entrypoints.schemas.documents import STYLE, Documents
 
 READ = ["GET", "HEAD"]
 
 
-def add_documents(app: Sanic[Any, Any], calls: Calls, registry: Registry, version: str) -> None:
+def add_documents(app: Sanic[Any, Any], documents: Documents) -> None:
     """/openapi.json, /openrpc.json, /asyncapi.json, and the pages under /docs."""
-    documents = Documents(calls, registry, version)
 
     def add(path: str, media: str, write: Callable[[], str | bytes]) -> None:
         app.add_route(_handler(media, write), path, methods=READ, name=f"document_{path.strip('/')}".translate(_NAME))

@@ -9,7 +9,17 @@ from entrypoints.calls import Calls, actions_of
 from entrypoints.http.events import event_list
 from entrypoints.http.readings import SystemInfo, SystemStatus
 from entrypoints.http.system import system_actions
+from entrypoints.rpc.older import older_actions
+from entrypoints.schemas.documents import Documents
 from projections.catalogue import QUERIES
+
+
+def documents(version: str) -> Documents:
+    """The documents as any program of this version serves them."""
+    calls = declared()
+    missing: Any = None
+    named = Calls((*calls.actions.values(), *older_actions(calls, missing)))
+    return Documents(calls, named, registry(QUERIES), version)
 
 
 def declared() -> Calls:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from core.kernel.registry import Registry
-from entrypoints.calls import Calls
+from entrypoints.calls import Calls, Nothing, fitted
+from entrypoints.rpc.session import Method, Session
 from entrypoints.schemas import pages
 from entrypoints.schemas.asyncapi import asyncapi
+from entrypoints.schemas.connection import METHODS, NOTIFICATIONS
 from entrypoints.schemas.openapi import openapi
 from entrypoints.schemas.openrpc import openrpc
 
@@ -22,8 +25,10 @@ class Documents:
     NAMES: ClassVar = ("openapi", "openrpc", "asyncapi")
     PAGES: ClassVar = tuple(pages.NAMES)
 
-    def __init__(self, calls: Calls, registry: Registry, version: str) -> None:
+    def __init__(self, calls: Calls, methods: Calls, registry: Registry, version: str) -> None:
+        """`methods` are the actions under all names that JSON-RPC knows them by."""
         self._calls = calls
+        self._methods = methods
         self._registry = registry
         self._version = version
 
@@ -35,12 +40,12 @@ class Documents:
     @cached_property
     def openrpc(self) -> dict[str, Any]:
         """JSON-RPC."""
-        return openrpc(self._calls, version=self._version)
+        return openrpc(self._methods, version=self._version, methods=METHODS)
 
     @cached_property
     def asyncapi(self) -> dict[str, Any]:
         """NATS and the WebSocket."""
-        return asyncapi(self._calls, self._registry, version=self._version)
+        return asyncapi(self._calls, self._registry, version=self._version, notifications=NOTIFICATIONS)
 
     def document(self, name: str) -> dict[str, Any]:
         """One of NAMES."""
@@ -58,3 +63,14 @@ class Documents:
                 return pages.events(self.asyncapi)
             case _:
                 return pages.index(self.openapi, self.openrpc, self.asyncapi)
+
+
+def discovery(documents: Documents) -> Mapping[str, Method]:
+    """`rpc.discover`."""
+
+    async def discover(params: dict[str, Any], session: Session) -> dict[str, Any]:
+        del session
+        fitted(params, Nothing)
+        return documents.openrpc
+
+    return {"rpc.discover": discover}

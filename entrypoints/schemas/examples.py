@@ -20,6 +20,11 @@ class Example(Struct, frozen=True):
 
 
 EXAMPLES: dict[str, Example] = {
+    "rpc": Example(
+        "Is anybody there?",
+        {"jsonrpc": "2.0", "method": "ping", "id": 1},
+        {"jsonrpc": "2.0", "id": 1, "result": "pong"},
+    ),
     "task.submit": Example(
         "A checksum, computed by a program",
         {

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from core.services.dispatch import BATCH_MAX
 from entrypoints.calls import Calls
 from entrypoints.decode import CORRELATION_PATTERN, KEY_PATTERN
 from entrypoints.http.door import COOKIE
@@ -34,6 +33,7 @@ TAGS = {
     "health": "For load balancers and Prometheus; they need no registry",
     "log": "The care of the log, for the operator",
     "queue": "What waits",
+    "rpc": "Every action as a method",
     "session": "A browser's cookie",
     "system": "The program itself",
     "task": "Pieces of work",
@@ -149,6 +149,8 @@ class _Writer:
                 next(iter(content.values()))["examples"] = {"one": {"summary": example.name, "value": value}}
             written["requestBody"] = {"required": True, "content": content}
         written["responses"] = {str(operation.status): self._success(operation)} | self._failures(operation)
+        if operation.silent is not None:
+            written["responses"]["204"] = {"description": operation.silent}
         if operation.public:
             written["security"] = []
         return written
@@ -188,9 +190,9 @@ class _Writer:
                 return shape
             case AnyOf(shapes):
                 return {"anyOf": [self._schema(one) for one in shapes]}
-            case Batch(item):
+            case Batch(item, most):
                 one = self._shapes.of(item)
-                return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": BATCH_MAX}]}
+                return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": most}]}
             case _:
                 return self._shapes.of(shape)
 

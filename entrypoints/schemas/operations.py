@@ -21,14 +21,16 @@ from core.kernel.registry import doc_of
 from core.services.comparison import ComparisonDocument
 from core.services.dispatch import BATCH_MAX, BatchAnswer
 from core.services.trim import TrimOrder, TrimState
+from entrypoints.agent_tasks import AGENT_TASK_FAULTS, AgentTask, AgentTaskAnswer
 from entrypoints.calls import Action, Calls, CommandOptions, QueryOptions
-from entrypoints.http.aliases import AgentTask, AgentTaskAnswer
 from entrypoints.http.blobs import OCTETS
 from entrypoints.http.events import ReadEvents
 from entrypoints.http.readings import Live, Ready, Said, StoredBlob, SystemInfo, SystemStatus
 from entrypoints.http.rest import JSON, NDJSON
 from entrypoints.http.system import AskedSession
+from entrypoints.rpc.frame import BATCH_MAX as RPC_BATCH_MAX
 from entrypoints.schemas import faults as f
+from entrypoints.schemas.connection import RpcAnswer, RpcRequest
 from entrypoints.schemas.examples import EXAMPLES
 
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,6 +45,7 @@ class Batch(Struct, frozen=True):
     """Marks a body that may be one of these, or an array of them."""
 
     item: Any
+    most: int = BATCH_MAX
 
 
 class AnyOf(Struct, frozen=True):
@@ -56,7 +59,7 @@ class Operation(Struct, frozen=True, kw_only=True):
 
     `query` is the Struct whose fields stand in the query string (and the path); `parameters` are names of shared ones.
     `body` and `answer` are shapes by media type; a shape is a type, Batch, AnyOf, or a JSON Schema. `headers` are what
-    the answer carries beside it: what each says.
+    the answer carries beside it: what each says. `silent` says when the answer is 204 and has no body.
     """
 
     id: str
@@ -65,6 +68,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     tag: str
     doc: str
     status: int = 200
+    silent: str | None = None
     query: type[Struct] | None = None
     parameters: tuple[str, ...] = ()
     body: Mapping[str, Any] = {}
@@ -158,6 +162,19 @@ _LOG = {"log_unavailable": Unavailable, "store_unavailable": Unavailable, "datab
 
 OTHERS: tuple[Operation, ...] = (
     Operation(
+        id="rpc",
+        method="POST",
+        path="/api/",
+        tag="rpc",
+        doc="JSON-RPC 2.0.\n\nA request or a batch of them; /openrpc.json has the methods. What is wrong with a call "
+        "itself is an `error` in the answer, with status 200.",
+        silent="Nothing but notifications was sent.",
+        body={JSON: Batch(RpcRequest, RPC_BATCH_MAX)},
+        answer={JSON: Batch(RpcAnswer, RPC_BATCH_MAX)},
+        faults=f.together(_KEYED, {"unknown_field": Unprocessable, "unsupported_media_type": UnsupportedMedia}),
+        example="rpc",
+    ),
+    Operation(
         id="agent.task.submit",
         method="POST",
         path="/api/agents/{agent_id}/tasks",
@@ -174,7 +191,7 @@ OTHERS: tuple[Operation, ...] = (
             f.BODY,
             f.COMMAND,
             f.WAITING,
-            {"agent_unavailable": Refused, "unknown_agent": NotFound},
+            AGENT_TASK_FAULTS,
         ),
     ),
     Operation(
