@@ -211,7 +211,7 @@ async def candidates(reader: Reader) -> list[KnownAgent]:
 class ListAgents(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """List agents, oldest first. Retired ones only with status=retired."""
 
-    status: str | None = None
+    status: Annotated[str, Meta(extra_json_schema={"enum": [*STATUSES]})] | None = None
     type: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
 

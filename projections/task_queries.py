@@ -130,7 +130,7 @@ class AssignmentList(TypedDict):
 class ListTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """List tasks, newest first."""
 
-    status: str | None = None
+    status: Annotated[str, Meta(extra_json_schema={"enum": [*STATUSES, *STATUS_WORDS, "timeout"]})] | None = None
     agent_id: str | None = None
     type: str | None = None
     correlation_id: str | None = None

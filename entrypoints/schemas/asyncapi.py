@@ -15,7 +15,7 @@ from entrypoints.calls import Action, Calls
 from entrypoints.decode import CORRELATION_PATTERN, KEY_PATTERN
 from entrypoints.nats.commands import Refusal
 from entrypoints.schemas.examples import EXAMPLES, TASK, TIME
-from entrypoints.schemas.shapes import Shapes, text_of
+from entrypoints.schemas.shapes import Shapes, text_of, whole
 
 ASYNCAPI = "3.0.0"
 JSON = "application/json"
@@ -231,8 +231,8 @@ def _cloud_event(name: str) -> dict[str, Any]:
 def _command_headers() -> dict[str, Any]:
     return _headers(
         {
-            "Idempotency-Key": {"type": "string", "pattern": f"^{KEY_PATTERN}$", "description": "Makes it repeatable."},
-            "X-Correlation-Id": {"type": "string", "pattern": f"^{CORRELATION_PATTERN}$"},
+            "Idempotency-Key": {"type": "string", "pattern": whole(KEY_PATTERN), "description": "Makes it repeatable."},
+            "X-Correlation-Id": {"type": "string", "pattern": whole(CORRELATION_PATTERN)},
         }
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from entrypoints.schemas.markup import Markup, anchor, joined, line, tag
+from entrypoints.schemas.shapes import END
 
 _BOUNDS = (
     ("minimum", "from {}"),
@@ -15,7 +16,6 @@ _BOUNDS = (
     ("exclusiveMaximum", "under {}"),
 )
 _SIZES = {"string": ("Length", "characters"), "array": ("Items", "items"), "object": ("Properties", "fields")}
-_END = "$(?!\\n)"
 
 
 def shape_anchor(name: str) -> str:
@@ -67,7 +67,7 @@ def _bounds(kind: str, schema: Mapping[str, Any]) -> Markup:
     parts: list[str] = [" ".join(said)] if said else []
     pattern = schema.get("pattern") if kind == "string" else None
     if pattern is not None:
-        shown = pattern.removesuffix(_END) + "$" if pattern.endswith(_END) else pattern
+        shown = pattern.removesuffix(END) + "$" if pattern.endswith(END) else pattern
         parts.append(joined("matching ", tag("code", shown)))
     return joined(" (", _listed(parts, ", "), ")") if parts else Markup("")
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from core.kernel.times import RFC3339_PATTERN
+from core.services.dispatch import POSITION_DIGITS_MAX
 from entrypoints.calls import Calls
 from entrypoints.decode import CORRELATION_PATTERN, KEY_PATTERN
 from entrypoints.http.door import COOKIE
@@ -13,7 +15,7 @@ from entrypoints.http.problems import PROBLEM, Problem
 from entrypoints.schemas.examples import EXAMPLES, TIME
 from entrypoints.schemas.faults import by_status
 from entrypoints.schemas.operations import AnyOf, Batch, Operation, operations
-from entrypoints.schemas.shapes import Schema, Shapes, text_of
+from entrypoints.schemas.shapes import Schema, Shapes, text_of, whole
 
 OPENAPI = "3.1.1"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -21,7 +23,8 @@ DESCRIPTION = """A command is answered when its commit is on the log; what anybo
 follow. Every call needs the key but those marked so. A Host that is not known and an Origin of another site are 403. A
 body is `application/json`, else 415; a field that does not exist is 422.
 
-Times are RFC 3339 in UTC with three decimals. What is unknown is null, and `unknown` says why.
+Times are RFC 3339 in UTC with three decimals. An integer is written without a fraction. What is unknown is null, and
+`unknown` says why.
 
 Errors are problem documents (RFC 9457) with a stable `code`. Beside what an operation lists, a path that does not
 exist is 404 `unknown_path`, a method that a path does not have is 405 `method_not_allowed`, and a defect of the program
@@ -45,14 +48,14 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "in": "header",
         "description": "Makes the command repeatable: the same key and body give the same answer, for ever; the same "
         "key with another body is 409 `idempotency_key_reused`.",
-        "schema": {"type": "string", "pattern": f"^{KEY_PATTERN}$"},
+        "schema": {"type": "string", "pattern": whole(KEY_PATTERN)},
         "example": "0d2f6c5e-checksum-readme",
     },
     "CorrelationId": {
         "name": "X-Correlation-Id",
         "in": "header",
         "description": "What belongs together is found by it. Without one the command makes its own.",
-        "schema": {"type": "string", "pattern": f"^{CORRELATION_PATTERN}$"},
+        "schema": {"type": "string", "pattern": whole(CORRELATION_PATTERN)},
         "example": "release-42",
     },
     "Prefer": {
@@ -72,8 +75,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "name": "at",
         "in": "query",
         "description": "A position, or an RFC 3339 time in the past: the answer as it was then.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 40},
-        "examples": {"position": {"value": "12"}, "time": {"value": TIME}},
+        "schema": {"type": "string", "pattern": whole(f"[0-9]{{1,{POSITION_DIGITS_MAX}}}|{RFC3339_PATTERN}")},
+        "examples": {"position": {"value": "1"}, "time": {"value": TIME}},
     },
     "MinPosition": {
         "name": "min_position",
@@ -228,6 +231,10 @@ class _Writer:
 
 def _in_text(schema: Schema) -> Schema:
     """A field in a path or a query string: there is no null in a text, what is left out is left out."""
+    if any(part == {"type": "null"} for part in schema.get("anyOf", ())):
+        left = [part for part in schema["anyOf"] if part != {"type": "null"}]
+        rest = {name: value for name, value in schema.items() if name != "anyOf"}
+        schema = rest | (left[0] if len(left) == 1 else {"anyOf": left})
     kind = schema.get("type")
     if isinstance(kind, list):
         schema = schema | {"type": next(name for name in kind if name != "null")}
@@ -238,5 +245,5 @@ def _in_text(schema: Schema) -> Schema:
 
 def _segment(name: str) -> Schema:
     if name == "sha256":
-        return {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+        return {"type": "string", "pattern": whole("[0-9a-f]{64}")}
     return {"type": "string", "minLength": 1}

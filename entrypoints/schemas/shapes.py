@@ -12,6 +12,7 @@ from core.services.log_care import CareState
 from core.services.trim import TrimState
 from core.task import NOT_AVAILABLE, SubmitTask
 
+END = r"$(?!\n)"
 REF = "#/components/schemas/{name}"
 # Declared for later versions and refused until then: a document shows what can be sent.
 LEFT_OUT: dict[str, Sequence[str]] = {SubmitTask.__name__: NOT_AVAILABLE}
@@ -80,6 +81,13 @@ def _text(value: Any) -> Any:
     if not isinstance(value, str):
         return plain(value)  # a field of that name, not the keyword
     return text_of(value)
+
+
+def whole(pattern: str) -> str:
+    """A pattern for a text from its beginning to its end, in Python and in ECMAScript: `$` alone lets Python's
+    expressions end before a last newline.
+    """
+    return f"^(?:{pattern}){END}" if "|" in pattern else f"^{pattern}{END}"
 
 
 def text_of(doc: str) -> str:
