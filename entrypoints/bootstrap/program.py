@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from adapters.telemetry import EVENTS_DROPPED, EVENTS_PUBLISHED
 from core.actions import registry as make_registry
 from core.kernel.codec import Codec
 from core.kernel.command_bus import CommandBus
+from core.kernel.commit import Body, Entry
 from core.kernel.errors import StartRefused
 from core.kernel.ports import Lease
 from core.kernel.registry import Registry
@@ -40,6 +41,7 @@ from core.kernel.subjects import CLIENT_USER
 from core.services.agent_host import AgentHost
 from core.services.disk import DiskGuard, Marks
 from core.services.dispatch import Dispatcher, Principal
+from core.services.feed import Feed
 from core.services.heads import Heads
 from core.services.host_door import HostDoor
 from core.services.leadership import Kept, hold
@@ -61,16 +63,21 @@ from entrypoints.bootstrap.opened import Ground, opened
 from entrypoints.calls import Calls, actions_of
 from entrypoints.database import address_of, places
 from entrypoints.http.door import Door, load_key
+from entrypoints.http.event_stream import EventStreams
 from entrypoints.http.events import event_list
 from entrypoints.http.system import System, Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
-from entrypoints.roles import AGENTS, RECORDER, SCHEDULER
+from entrypoints.roles import AGENTS, API, RECORDER, SCHEDULER
 from entrypoints.rpc.engine import Rpc
+from entrypoints.rpc.log_messages import LogMessages
 from entrypoints.rpc.methods import methods
+from entrypoints.rpc.notifications import Metrics, Notifications
 from entrypoints.rpc.older import older_actions
 from entrypoints.schemas.documents import Documents, discovery
 from entrypoints.settings import Settings, load
+from entrypoints.websocket.sockets import Sockets
+from entrypoints.websocket.watching import Watching
 from projections.catalogue import QUERIES, VIEWS
 
 logger = logging.getLogger("hivebus")
@@ -113,6 +120,9 @@ class Program(Struct, frozen=True, kw_only=True):
     agent_tasks: AgentTasks
     documents: Documents
     rpc: Rpc
+    feed: Feed
+    streams: EventStreams
+    sockets: Sockets
     commands: Commands
     door: Door
     system: System
@@ -135,6 +145,8 @@ class Program(Struct, frozen=True, kw_only=True):
         ]
         if RECORDER in self.roles:
             loops.append(self._record())
+        if API in self.roles:
+            loops += [self.feed.run(), self.sockets.run()]
         if self.shared or RECORDER not in self.roles:
             loops.append(self.follower.run())
         return loops
@@ -258,6 +270,12 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         live_tasks_max=settings.live_tasks_max,
         refuse=disk.refuse,
     )
+    feed = Feed(store, codec, recorded, clock)
+
+    def recorded_here(commits: Sequence[tuple[Entry, Body]]) -> None:
+        relay.offer(commits)
+        feed.offer(commits)
+
     heads = Heads(store, store.care, FileSigner.open(root), recorded, clock)
     trimmer = trimmer_of(root, ground.upkeep, store, heads, codec, registry, clock, scheduler, log, bus)
     principal = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
@@ -287,6 +305,14 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     # Older names are for JSON-RPC alone: elsewhere they would be a second tool for the same thing.
     named = Calls((*calls.actions.values(), *older_actions(calls, agent_tasks)))
     documents = Documents(calls, named, registry, version)
+    rpc = Rpc(named, {**methods(named, version), **discovery(documents)})
+    messages = LogMessages()
+    logging.getLogger("hivebus").addHandler(messages)
+    metrics = Metrics(system.status, views, clock)
+    watching = Watching(feed, codec, Notifications(lambda: scheduler.fleet), metrics, messages)
+    sockets = Sockets(rpc, feed, watching, connections_max=settings.sockets_max)
+    if API in settings.role_set:
+        vitals.sockets = sockets.as_document
     program = Program(
         roles=settings.role_set,
         recording=_role(ground.leases, RECORDER),
@@ -302,7 +328,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             codec,
             clock,
             on_recorded=recorded.advance,
-            on_commits=relay.offer,
+            on_commits=recorded_here,
             pace=Pace(
                 clock,
                 share=RECORDER_SHARE,
@@ -335,7 +361,10 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         calls=calls,
         agent_tasks=agent_tasks,
         documents=documents,
-        rpc=Rpc(named, {**methods(named, version), **discovery(documents)}),
+        rpc=rpc,
+        feed=feed,
+        streams=EventStreams(feed),
+        sockets=sockets,
         commands=Commands(ground.channel, registry, dispatcher, clock, principal, version=version),
         door=door,
         system=system,

@@ -20,6 +20,7 @@ from core.services.positions import PositionGate
 from entrypoints.calls import Action, NoOptions
 from entrypoints.decode import from_query
 from entrypoints.http.door import Door
+from entrypoints.http.event_stream import MEDIA, EventStreams
 from entrypoints.http.readings import EventPage
 from entrypoints.http.rest import READ, arguments_of
 
@@ -44,11 +45,16 @@ class ReadEvents(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     id: str | None = None
 
 
-def add_events(app: Sanic[Any, Any], store: Store, codec: Codec, recorded: PositionGate, door: Door) -> None:
-    """GET /api/events."""
+def add_events(
+    app: Sanic[Any, Any], store: Store, codec: Codec, recorded: PositionGate, streams: EventStreams, door: Door
+) -> None:
+    """GET /api/events: a page of JSON lines, or server-sent events without an end."""
 
-    async def read(request: Request) -> HTTPResponse:
+    async def read(request: Request) -> HTTPResponse | None:
         door.admit(request)
+        if MEDIA in request.headers.get("accept", "") and request.method == "GET":
+            await streams.answer(request)
+            return None
         query = from_query(ReadEvents, arguments_of(request))
         events, after = await read_events(query, store, codec, recorded, lambda: bool(request.app.ctx.draining))
         lines = b"".join(msgspec.json.encode(event) + b"\n" for event in events)

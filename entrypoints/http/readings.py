@@ -36,6 +36,17 @@ class Measured(TypedDict):
     memory_rss_bytes: int
 
 
+class SocketCounts(TypedDict):
+    """The WebSocket clients of this process: how many there are, lag behind, read too slowly, were dropped."""
+
+    connections: int
+    subscriptions: int
+    filters: int
+    catching_up: int
+    slow: int
+    drops: int
+
+
 class Positions(TypedDict):
     """How far the store and the views have come."""
 
@@ -52,6 +63,7 @@ class SystemStatus(TypedDict):
     uptime: float
     services: Services
     metrics: Measured
+    websocket: SocketCounts | None
     disk: DiskSpace
     log: CareState
     positions: Positions
@@ -111,6 +123,13 @@ class Ready(TypedDict):
 
     status: Literal["ready"]
     database: NotRequired[str]
+
+
+class TicketAnswer(TypedDict):
+    """A word that opens one WebSocket, within so many seconds."""
+
+    ticket: str
+    expires_in_s: float
 
 
 class Said(TypedDict):

@@ -24,7 +24,7 @@ from core.services.scheduler import Scheduler
 from entrypoints.calls import Action, plain
 from entrypoints.decode import from_json
 from entrypoints.http.door import COOKIE, SESSION_S, Door, check_media
-from entrypoints.http.readings import Health, Services, SystemInfo, SystemStatus
+from entrypoints.http.readings import Health, Services, SocketCounts, SystemInfo, SystemStatus
 from entrypoints.http.rest import JSON, READ, json_response
 from projections.agents import count_active
 from projections.queue import ShowQueue, show_queue
@@ -41,7 +41,8 @@ NOT_HERE = "this node is not part of a Docker Swarm"
 class Vitals(Struct, kw_only=True):
     """What the program knows of its own state. `draining` turns readiness red from SIGTERM on.
 
-    `waits` says for which database recording or the views wait; None where they go on.
+    `waits` says for which database recording or the views wait; None where they go on. `sockets` counts the WebSocket
+    clients; None where this process serves none.
     """
 
     version: str
@@ -49,6 +50,7 @@ class Vitals(Struct, kw_only=True):
     slots: int
     draining: bool = False
     waits: Callable[[], str | None] = lambda: None
+    sockets: Callable[[], SocketCounts] | None = None
 
 
 def system_actions(
@@ -148,7 +150,8 @@ class System:
     async def _measure_status(self) -> SystemStatus:
         broker = await self._log.healthy()
         now_ms = self._clock.now_ms()
-        unknown = {"services.websocket": "this version has no WebSocket listener"}
+        sockets = self._vitals.sockets
+        unknown = {} if sockets else {"services.websocket": "this process serves no WebSocket"}
         active: int | None = None
         queued: int | None = None
         waits = self._vitals.waits()
@@ -163,7 +166,7 @@ class System:
             unknown |= dict.fromkeys(("metrics.active_agents", "metrics.queued_tasks"), error.sentence)
         services: Services = {
             "agents": None if active is None else "healthy" if active else "degraded",
-            "websocket": None,
+            "websocket": None if sockets is None else "degraded" if self._vitals.draining else "healthy",
             "database": "unhealthy" if active is None else "degraded" if self._views.parked else "healthy",
             "broker": "healthy" if broker else "unhealthy",
             "disk": DISK[self._disk.level],
@@ -184,6 +187,7 @@ class System:
                 "memory_usage": psutil.virtual_memory().percent,
                 "memory_rss_bytes": self._process.memory_info().rss,
             },
+            "websocket": None if sockets is None else sockets(),
             "disk": self._disk.as_document(),
             "log": msgspec.to_builtins(self._care.state),
             "positions": {"recorded": self._recorded.position, "applied": self._applied.position},
@@ -216,7 +220,7 @@ class System:
                 "max_concurrent_tasks": sum(
                     host.slots for host in self._scheduler.fleet.hosts.values() if host.session
                 ),
-                "supported_protocols": ["rest", "nats"],
+                "supported_protocols": ["rest", "jsonrpc", "websocket", "server-sent events", "nats"],
             },
             "version": self._vitals.version,
         }

@@ -29,6 +29,8 @@ logger = logging.getLogger("hivebus.rpc")
 # Half a batch at a time; a call takes 25 s at most, and the listener answers within 60 s or not at all.
 IN_FLIGHT_MAX = 25
 BEGIN_WITHIN_S = 20.0
+# Once a batch's answers have as many bytes nothing more of it is begun.
+BATCH_ANSWER_BYTES = 8 * 1024 * 1024
 
 
 class Rpc:
@@ -56,18 +58,18 @@ class Rpc:
             ahead.append(await self._one(requests[len(ahead)], session))
         turn = asyncio.Semaphore(IN_FLIGHT_MAX)
         until = time.monotonic() + BEGIN_WITHIN_S
+        answer_bytes = 0
 
         async def next_one(request: Request) -> bytes | None:
+            nonlocal answer_bytes
             async with turn:
-                if time.monotonic() < until:
-                    return await self._one(request, session)
-            late = TooMany(
-                f"The requests before it in the batch took longer than {BEGIN_WITHIN_S:g} s; this one was not begun.",
-                code="busy",
-                remedy="Send it again, in a shorter batch.",
-                retry_after_s=1,
-            )
-            return _refused(request.id, late)
+                if time.monotonic() >= until:
+                    return _refused(request.id, _not_begun(f"took longer than {BEGIN_WITHIN_S:g} s"))
+                if answer_bytes >= BATCH_ANSWER_BYTES:
+                    return _refused(request.id, _not_begun(f"have answers of {answer_bytes} bytes already"))
+                answer = await self._one(request, session)
+                answer_bytes += len(answer or b"")
+                return answer
 
         return ahead + await asyncio.gather(*map(next_one, requests[len(ahead) :]))
 
@@ -110,6 +112,15 @@ class Rpc:
             # Whatever it was: the caller gets a number, the log gets the reason.
             logger.exception("%s failed.", request.method)
             raise internal() from None
+
+
+def _not_begun(what: str) -> TooMany:
+    return TooMany(
+        f"The requests before it in the batch {what}; this one was not begun.",
+        code="not_begun",
+        remedy="Send it again, in a shorter batch.",
+        retry_after_s=1,
+    )
 
 
 def _refused(token: bytes | None, error: HivebusError) -> bytes | None:

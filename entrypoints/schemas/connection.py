@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from core.kernel.answers import Position, Time, Unknown
 from core.kernel.cloud_events import CloudEvent
-from core.kernel.errors import Unprocessable
+from core.kernel.errors import NotFound, Refused, TooMany, Unprocessable
 from core.kernel.registry import doc_of
 from entrypoints.rpc.methods import Initialize, Version
 from entrypoints.schemas.asyncapi import Notification
 from entrypoints.schemas.openrpc import MethodShape
+from entrypoints.websocket.subscribing import Subscribe, Unsubscribe
 from projections.agents import Status as AgentStatus
 from projections.task_queries import Status as TaskStatus
 
 EVENTS = ("events", "websocket only")
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
-Filtered = Annotated[str, Meta(max_length=200)]
 
 
 class RpcRequest(TypedDict):
@@ -78,40 +78,11 @@ class Initialized(TypedDict):
     capabilities: ServerCapabilities
 
 
-class EventFilter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which events: of a noun, a verb, an aggregate, an agent, of what belongs together."""
-
-    noun: Filtered | None = None
-    verb: Filtered | None = None
-    id: Filtered | None = None
-    agent: Filtered | None = None
-    correlation_id: Filtered | None = None
-
-
-class Subscribe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hear the events after a position as `events/batch`; without one, from now on."""
-
-    after: Position | None = None
-    filter: EventFilter = EventFilter()
-
-
 class Subscribed(TypedDict):
-    """The answer to events/subscribe: what its batches are told by, and where it begins."""
+    """A subscription: what its batches are told by, and where it stands."""
 
     subscription_id: str
     position: Position
-
-
-class Unsubscribe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hear no more of a subscription."""
-
-    subscription_id: Filtered
-
-
-class Unsubscribed(TypedDict):
-    """The answer to events/unsubscribe."""
-
-    subscription_id: str
 
 
 METHODS: tuple[MethodShape, ...] = (
@@ -129,9 +100,21 @@ METHODS: tuple[MethodShape, ...] = (
         params=None,
         answer=dict[str, Any],
     ),
-    MethodShape(name="events/subscribe", doc=doc_of(Subscribe), params=Subscribe, answer=Subscribed, tags=EVENTS),
     MethodShape(
-        name="events/unsubscribe", doc=doc_of(Unsubscribe), params=Unsubscribe, answer=Unsubscribed, tags=EVENTS
+        name="events/subscribe",
+        doc=doc_of(Subscribe),
+        params=Subscribe,
+        answer=Subscribed,
+        faults={"already_subscribed": Refused, "too_many_subscriptions": TooMany, "too_many_filters": TooMany},
+        tags=EVENTS,
+    ),
+    MethodShape(
+        name="events/unsubscribe",
+        doc=doc_of(Unsubscribe),
+        params=Unsubscribe,
+        answer=Subscribed,
+        faults={"unknown_subscription": NotFound},
+        tags=EVENTS,
     ),
 )
 

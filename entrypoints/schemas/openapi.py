@@ -11,6 +11,7 @@ from core.services.dispatch import POSITION_DIGITS_MAX
 from entrypoints.calls import Calls
 from entrypoints.decode import CORRELATION_PATTERN, KEY_PATTERN
 from entrypoints.http.door import COOKIE
+from entrypoints.http.event_stream import LAST_ID_PATTERN
 from entrypoints.http.problems import PROBLEM, Problem
 from entrypoints.schemas.examples import EXAMPLES, TIME
 from entrypoints.schemas.faults import by_status
@@ -70,6 +71,12 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "in": "query",
         "description": "`recorded`: answer when the views show the command; after 25 s 504 `not_yet`.",
         "schema": {"const": "recorded", "type": "string"},
+    },
+    "LastEventId": {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "The id of the last event that was had; a browser sends it by itself when it connects again.",
+        "schema": {"type": "string", "pattern": whole(LAST_ID_PATTERN)},
     },
     "At": {
         "name": "at",
@@ -160,6 +167,8 @@ class _Writer:
 
     def _parameters(self, operation: Operation) -> list[dict[str, Any]]:
         fields, required = self._shapes.fields(operation.query) if operation.query else ({}, frozenset[str]())
+        for struct in operation.more:
+            fields = self._shapes.fields(struct)[0] | fields
         in_path = operation.path_fields
         parameters = [
             {"name": name, "in": "path", "required": True, "schema": _in_text(fields.get(name, _segment(name)))}

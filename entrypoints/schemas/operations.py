@@ -12,6 +12,7 @@ from core.kernel.errors import (
     HivebusError,
     NotFound,
     Refused,
+    TooMany,
     Unauthenticated,
     Unavailable,
     Unprocessable,
@@ -22,10 +23,12 @@ from core.services.comparison import ComparisonDocument
 from core.services.dispatch import BATCH_MAX, BatchAnswer
 from core.services.trim import TrimOrder, TrimState
 from entrypoints.agent_tasks import AGENT_TASK_FAULTS, AgentTask, AgentTaskAnswer
-from entrypoints.calls import Action, Calls, CommandOptions, QueryOptions
+from entrypoints.calls import Action, Calls, CommandOptions, Nothing, QueryOptions
 from entrypoints.http.blobs import OCTETS
+from entrypoints.http.event_stream import MEDIA as EVENT_STREAM
+from entrypoints.http.event_stream import FollowEvents
 from entrypoints.http.events import ReadEvents
-from entrypoints.http.readings import Live, Ready, Said, StoredBlob, SystemInfo, SystemStatus
+from entrypoints.http.readings import Live, Ready, Said, StoredBlob, SystemInfo, SystemStatus, TicketAnswer
 from entrypoints.http.rest import JSON, NDJSON
 from entrypoints.http.system import AskedSession
 from entrypoints.rpc.frame import BATCH_MAX as RPC_BATCH_MAX
@@ -57,6 +60,7 @@ class AnyOf(Struct, frozen=True):
 class Operation(Struct, frozen=True, kw_only=True):
     """One method at one path.
 
+    `more` are Structs whose further fields may stand in the query string too.
     `query` is the Struct whose fields stand in the query string (and the path); `parameters` are names of shared ones.
     `body` and `answer` are shapes by media type; a shape is a type, Batch, AnyOf, or a JSON Schema. `headers` are what
     the answer carries beside it: what each says. `silent` says when the answer is 204 and has no body.
@@ -70,6 +74,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     status: int = 200
     silent: str | None = None
     query: type[Struct] | None = None
+    more: tuple[type[Struct], ...] = ()
     parameters: tuple[str, ...] = ()
     body: Mapping[str, Any] = {}
     answer: Mapping[str, Any] = {}
@@ -200,11 +205,20 @@ OTHERS: tuple[Operation, ...] = (
         path="/api/events",
         tag="event",
         doc="Read the events after a position, in their order.\n\nJSON lines of CloudEvents. A commit is never split, "
-        "so a page may hold a few more than `limit`. `wait` is how many seconds to wait for a first match.",
+        "so a page may hold a few more than `limit`. `wait` is how many seconds to wait for a first match.\n\n"
+        "With `Accept: text/event-stream` they come as server-sent events, and then each as it is recorded; only there "
+        "are the filters `verb` and `agent`, and only pages know `limit` and `wait`.",
         query=ReadEvents,
-        answer={NDJSON: {"type": "string", "description": "One CloudEvent (application/cloudevents+json) a line."}},
+        more=(FollowEvents,),
+        parameters=("LastEventId",),
+        answer={
+            NDJSON: {"type": "string", "description": "One CloudEvent (application/cloudevents+json) a line."},
+            EVENT_STREAM: {"type": "string", "description": "`data` is a CloudEvent, `event` its type."},
+        },
         headers={"Hivebus-Next": "The position to go on from.", "Hivebus-Position": "The newest recorded position."},
-        faults=f.together(_KEYED, f.FIELDS, f.READING),
+        faults=f.together(
+            _KEYED, f.FIELDS, f.READING, {"too_many_connections": Unavailable, "too_many_filters": TooMany}
+        ),
     ),
     Operation(
         id="blob.put",
@@ -266,6 +280,17 @@ OTHERS: tuple[Operation, ...] = (
         headers={"Set-Cookie": "The session of this browser."},
         faults=f.together(_ASKED, f.FIELDS, f.BODY, {"unauthenticated": Unauthenticated}),
         public=True,
+    ),
+    Operation(
+        id="ticket.create",
+        method="POST",
+        path="/api/ticket",
+        tag="session",
+        doc="A ticket for one WebSocket: `/ws?ticket=`.\n\nFor pages, which can send no header with one.",
+        status=201,
+        body={JSON: Nothing},
+        answer={JSON: TicketAnswer},
+        faults=f.together(_KEYED, f.BODY, {"invalid_field": Unprocessable, "unknown_field": Unprocessable}),
     ),
     Operation(
         id="log.compare",
