@@ -164,7 +164,7 @@ def errors() -> str:
         "Errors",
         "Every error has a stable `code`, a sentence, and a remedy. A transport maps the status once.",
         "```text\n" + inspect.cleandoc(tree) + "\n```",
-        "The last three are made by the HTTP listeners alone.",
+        "The last four are made by the HTTP listeners alone.",
         table(["error", "status", "JSON-RPC", "code unless it says another"], kinds),
         "## Numbers of JSON-RPC",
         "`data.code` says which error it is; the number only says of which kind. `data.field` points into the params.",

@@ -29,6 +29,7 @@ PAUSE_BYTES = 64 * 1024
 # What the system holds for a client that takes nothing counts too; it grows to megabytes if it is let.
 SEND_BUFFER_BYTES = 128 * 1024
 LINGER_S = 10.0
+LINGERS = 6
 
 # The subscriptions that a message makes begin when its answer has been written.
 _made: ContextVar[list[Subscription]] = ContextVar("made")
@@ -188,7 +189,7 @@ class Connection(asyncio.Protocol):
         if not self.closing:
             self.write(PING)
 
-    def close(self, code: int, reason: str, linger_s: float = LINGER_S) -> None:
+    def close(self, code: int, reason: str, linger_s: float | None = None) -> None:
         """Say why, and end: when the client has answered, or after a while without."""
         if self.closing:
             return
@@ -198,7 +199,7 @@ class Connection(asyncio.Protocol):
         self._send()
         # What is not read cannot be answered, and a client that is slow may still send.
         self.transport.resume_reading()
-        self._abort_in(linger_s)
+        self._abort_in(LINGER_S if linger_s is None else linger_s)
 
     def drop(self) -> dict[str, int]:
         """Close a client that does not keep up, with the positions at which it can resume."""
@@ -233,4 +234,13 @@ class Connection(asyncio.Protocol):
 
     def _abort_in(self, seconds: float) -> None:
         if self._linger is None:
-            self._linger = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+            self._linger = asyncio.get_running_loop().call_later(
+                seconds, self._abort, seconds, self.held_bytes, LINGERS
+            )
+
+    def _abort(self, seconds: float, held: int, left: int) -> None:
+        """Give up a client that takes nothing; one that still does may come to the close frame."""
+        if self.held_bytes >= held or not left:
+            self.transport.abort()
+            return
+        self._linger = asyncio.get_running_loop().call_later(seconds, self._abort, seconds, self.held_bytes, left - 1)

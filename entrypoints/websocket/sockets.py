@@ -137,7 +137,7 @@ class Sockets:
             await asyncio.sleep(self._ping_s)
             for number, connection in enumerate(list(self._connections)):
                 if connection.silent >= SILENT_MAX:
-                    connection.close(1011, "No sign of life for two heartbeats.")
+                    connection.close(1011, "No sign of life for two heartbeats.", linger_s=DRAIN_S)
                 else:
                     connection.silent += 1
                     connection.ping()

@@ -52,6 +52,7 @@ OF_OTHER_TRANSPORTS = {
     "already_subscribed",
     "batch_too_long",
     "invalid_handshake",
+    "not_acceptable",
     "too_many",
     "too_many_subscriptions",
     "unknown_action",
