@@ -11,7 +11,6 @@ from core.services.dispatch import POSITION_DIGITS_MAX
 from entrypoints.calls import Calls
 from entrypoints.decode import CORRELATION_PATTERN, KEY_PATTERN
 from entrypoints.http.door import COOKIE
-from entrypoints.http.event_stream import LAST_ID_PATTERN
 from entrypoints.http.problems import PROBLEM, Problem
 from entrypoints.schemas.examples import EXAMPLES, TIME
 from entrypoints.schemas.faults import by_status
@@ -75,8 +74,9 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "LastEventId": {
         "name": "Last-Event-ID",
         "in": "header",
-        "description": "The id of the last event that was had; a browser sends it by itself when it connects again.",
-        "schema": {"type": "string", "pattern": whole(LAST_ID_PATTERN)},
+        "description": "Of server-sent events alone: the id of the last one that was had (`POSITION` or "
+        "`POSITION/INDEX`, else 422). A browser sends it by itself when it connects again.",
+        "schema": {"type": "string"},
     },
     "At": {
         "name": "at",
