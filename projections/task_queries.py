@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypedDict, get_args
 
 from msgspec import Meta, Struct
-from sqlalchemy import Column, ColumnElement, func, select
+from sqlalchemy import Column, ColumnElement, Select, func, select
 
 from core.kernel.answers import Position, Time, Unknown
 from core.kernel.errors import NotFound, Unprocessable
 from core.kernel.registry import QuerySpec, Route, doc_of
-from core.kernel.times import rfc3339
+from core.kernel.times import RFC3339_PATTERN, parse_rfc3339, rfc3339
 from core.scheduling.eligibility import Requirement, why_nobody
 from core.task import Retry
 from projections.agents import candidates
 from projections.tasks import specs, tasks
-from projections.timeline import Happening, history_of
+from projections.timeline import Happening, history_of, timeline
 from projections.view import Reader, true_at
 
 UNKNOWN_ESTIMATE = "no statistics of task types are kept in this version"
@@ -36,6 +36,13 @@ Status = Literal[
     "expired",
 ]
 STATUSES = get_args(Status)
+_WORD = "|".join((*STATUSES, *STATUS_WORDS))
+# What documents say of these fields; what does not fit is refused in our own words.
+SEVERAL = {
+    "description": "One, several with commas between them, or `timeout` alone.",
+    "pattern": rf"^(?:timeout|(?:{_WORD})(?:,(?:{_WORD}))*)$(?!\n)",
+}
+A_TIME = {"pattern": rf"^{RFC3339_PATTERN}$(?!\n)"}
 
 
 class TaskSummary(TypedDict):
@@ -63,6 +70,8 @@ class TaskSummary(TypedDict):
     actor: str
     correlation_id: str
     created_at: Time
+    updated: Annotated[int, Meta(ge=0, description="The position of its last change: `before` for the page after it.")]
+    updated_at: Time
     started_at: Time | None
     completed_at: Time | None
     not_before: Time | None
@@ -128,12 +137,16 @@ class AssignmentList(TypedDict):
 
 
 class ListTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """List tasks, newest first."""
+    """List tasks: the newest first, or in the order `updated` the one that changed last."""
 
-    status: Annotated[str, Meta(extra_json_schema={"enum": [*STATUSES, *STATUS_WORDS, "timeout"]})] | None = None
+    status: Annotated[str, Meta(extra_json_schema=SEVERAL)] | None = None
     agent_id: str | None = None
     type: str | None = None
     correlation_id: str | None = None
+    updated_since: Annotated[str, Meta(max_length=40, extra_json_schema=A_TIME)] | None = None
+    order: Literal["created", "updated"] = "created"
+    # The `updated` of a page's last task; with the page's position as `at` the next page goes on exactly there.
+    before: Annotated[int, Meta(ge=0, le=1 << 62)] | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
     offset: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
 
@@ -142,15 +155,9 @@ async def list_tasks(query: ListTasks, reader: Reader) -> TaskPage:
     """One page and the number of all."""
     few = query.correlation_id is not None or query.agent_id is not None
     where = [true_at(tasks, reader.at, selective=not few), *_filters(query)]
-    page = (
-        select(tasks, *_spec_columns())
-        .join(specs, specs.c.id == tasks.c.id)
-        .where(*where)
-        .order_by(tasks.c.created.desc())
-        .limit(query.limit)
-        .offset(query.offset)
-    )
-    rows = await reader.rows(page)
+    page = _page(query, where, reader).limit(query.limit + 1).offset(query.offset)
+    found = await reader.rows(page)
+    rows = found[: query.limit]
     counted = await reader.rows(select(func.count().label("n")).select_from(tasks).where(*where))
     total = counted[0]["n"]
     reasons = await _reasons(reader, rows)
@@ -160,26 +167,64 @@ async def list_tasks(query: ListTasks, reader: Reader) -> TaskPage:
             "total": total,
             "limit": query.limit,
             "offset": query.offset,
-            "has_more": query.offset + len(rows) < total,
+            "has_more": len(found) > len(rows),
         },
         "position": reader.position,
     }
+
+
+def _page(query: ListTasks, where: Sequence[ColumnElement[bool]], reader: Reader) -> Select[Any]:
+    """The rows in their order, from the cursor on."""
+    page = select(tasks, *_spec_columns()).join(specs, specs.c.id == tasks.c.id)
+    key = tasks.c.created if query.order == "created" else tasks.c.valid_from
+    if query.order == "updated" and len(where) == 1:
+        # No index of tasks is in this order: each event would move in it. The timeline is, and walked back from its
+        # end a page is full after a few events for each task. What a filter picks is sorted instead.
+        key = timeline.c.position
+        last = (timeline.c.position == tasks.c.valid_from) & (timeline.c.aggregate_id == tasks.c.id)
+        page = page.join(timeline, last).where(timeline.c.index == 0)
+        if reader.at is not None:
+            page = page.where(timeline.c.position <= reader.at)
+        where = [true_at(tasks, reader.at, selective=False)]
+    if query.before is not None:
+        if query.order != "updated":
+            raise Unprocessable("`before` is a place in the order updated.", pointer="/before", remedy="Use `offset`.")
+        page = page.where(key < query.before)
+    return page.where(*where).order_by(key.desc())
 
 
 def _filters(query: ListTasks) -> Iterable[ColumnElement[bool]]:
     if query.status == "timeout":
         yield tasks.c.outcome == "timed_out"
     elif query.status is not None:
-        status = STATUS_WORDS.get(query.status, query.status)
-        if status not in STATUSES:
-            raise Unprocessable(
-                f"{query.status!r} is no status of a task.", pointer="/status", remedy=f"One of {', '.join(STATUSES)}."
-            )
-        yield tasks.c.status == status
+        yield _is_one_of(query.status)
     for field in ("agent_id", "type", "correlation_id"):
         value = getattr(query, field)
         if value is not None:
             yield tasks.c[field] == value
+    if query.updated_since is not None:
+        yield tasks.c.updated_ms >= _time(query.updated_since)
+
+
+def _is_one_of(text: str) -> ColumnElement[bool]:
+    words = [STATUS_WORDS.get(word, word) for word in text.split(",")]
+    for word in words:
+        if word not in STATUSES:
+            raise Unprocessable(
+                f"{word[:100]!r} is no status of a task.", pointer="/status", remedy=f"One of {', '.join(STATUSES)}."
+            )
+    return tasks.c.status == words[0] if len(words) == 1 else tasks.c.status.in_(set(words))
+
+
+def _time(text: str) -> int:
+    try:
+        return parse_rfc3339(text)
+    except Unprocessable as error:
+        raise Unprocessable(
+            f"{text!r} is not an RFC 3339 time.",
+            pointer="/updated_since",
+            remedy="Give a time such as 2026-01-31T12:00:00.000Z.",
+        ) from error
 
 
 def _spec_columns() -> list[Column[Any]]:
@@ -245,6 +290,8 @@ def _summary(row: Mapping[str, Any], reasons: Mapping[str, str]) -> TaskSummary:
         "created_at": rfc3339(row["created_ms"]),
         "started_at": rfc3339(row["started_ms"]),
         "completed_at": rfc3339(row["completed_ms"]),
+        "updated": row["valid_from"],
+        "updated_at": rfc3339(row["updated_ms"]),
         "not_before": rfc3339(row["not_before_ms"]),
         "estimated_completion": None,
         "unknown": _unknown(row),

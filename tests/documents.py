@@ -35,6 +35,7 @@ from core.kernel.subjects import CLIENT_INBOX, COMMANDS, DISCOVERY, EVENTS, PAYL
 from core.projection import JournalView
 from core.services.relay import HEADERS
 from core.task import NOT_AVAILABLE
+from entrypoints.a2a import errors as a2a
 from entrypoints.cli.app import cli
 from entrypoints.cli.failures import Exit
 from entrypoints.http import problems
@@ -151,8 +152,10 @@ def errors() -> str:
     _, tree, _, numbers = inspect.cleandoc(core.kernel.errors.__doc__ or "").split("\n\n")
     own = {name: kind for name, kind in vars(core.kernel.errors).items() if _is_error(kind)}
     known = own | {name: kind for name, kind in vars(problems).items() if _is_error(kind)}
+    protocol = {name: kind for name, kind in vars(a2a).items() if _is_error(kind) and name not in known}
     kinds = [[code(name), str(kind.status), str(kind.jsonrpc), code(kind.default_code)] for name, kind in known.items()]
     found: dict[tuple[str, str], set[str]] = {}
+    known |= protocol
     for path in sources():
         for kind, word, sentences in _made(ast.parse(path.read_text("utf-8")), known):
             found.setdefault((word, kind), set()).update(sentences)
@@ -173,9 +176,21 @@ def errors() -> str:
         "Found in the program's source. What stands in braces is filled in; at most three sentences are shown. "
         "`at start`: the program does not start, and ends with exit code 1.",
         table(["code", "status", "what it says"], rows),
+        "## Numbers of A2A",
+        "A2A gives -32001 to -32009 meanings of its own: there an error goes by the first row that fits, and its code, "
+        "remedy, status and place are the metadata of an ErrorInfo.",
+        table(["error", "number", "reason"], [[code(name), str(n), code(word)] for name, n, word in _a2a_numbers()]),
         "## Exit codes of the command line",
         table(["exit", "meaning"], [[str(int(exit_)), EXIT_MEANINGS[exit_]] for exit_ in Exit]),
     )
+
+
+def _a2a_numbers() -> Iterator[tuple[str, int, str]]:
+    for kind in a2a.A2AError.__subclasses__():
+        yield kind.__name__, kind.jsonrpc, kind.reason
+    for other, number, word in a2a.BY_CLASS:
+        yield other.__name__, number, word
+    yield HivebusError.__name__, a2a.OTHER[0], a2a.OTHER[1]
 
 
 def _is_error(kind: Any) -> bool:

@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from sanic import Sanic
 
+from core.catalogue import AGENT_TYPES
+from entrypoints.a2a.card import Card
+from entrypoints.a2a.endpoint import add_a2a
+from entrypoints.a2a.methods import Agent
+from entrypoints.a2a.tail import Tail
 from entrypoints.http.aliases import add_aliases
 from entrypoints.http.blobs import add_blobs
 from entrypoints.http.documents import add_documents
@@ -40,11 +45,12 @@ def ui_app(program: Program) -> Sanic[Any, Any]:
 
 
 def tools_app(program: Program) -> Sanic[Any, Any]:
-    """For tools: every query, as of any position, the events, the documents, and MCP, which may command as well."""
+    """For tools: queries as of any position, events to replay, documents; and MCP and A2A, which command as well."""
     app = make_app("hivebus-tools", first=False)
     add_queries(app, program.registry, program.dispatcher, program.door)
     add_events(app, program.store, program.codec, program.recorded, program.streams, program.door)
     add_mcp(app, Mcp(program.calls, program.blobs, program.vitals.version), program.door)
+    _add_a2a(program, app)
     add_documents(app, program.documents)
     program.system.add_health(app)
     return app
@@ -68,3 +74,13 @@ def _add_api(program: Program, app: Sanic[Any, Any]) -> None:
     add_tickets(app, program.door)
     program.system.add_health(app)
     program.system.add_api(app)
+
+
+def _add_a2a(program: Program, app: Sanic[Any, Any]) -> None:
+    def ending() -> bool:
+        return program.vitals.draining
+
+    tail = Tail(program.store, program.codec, program.recorded, ending)
+    # A copy: the fold goes on while the card is written.
+    card = Card(program.vitals.version, AGENT_TYPES, lambda: list(program.scheduler.fleet.agents.values()))
+    add_a2a(app, Agent(program.calls, tail, ending), card, program.door)

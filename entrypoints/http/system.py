@@ -220,7 +220,7 @@ class System:
                 "max_concurrent_tasks": sum(
                     host.slots for host in self._scheduler.fleet.hosts.values() if host.session
                 ),
-                "supported_protocols": ["rest", "jsonrpc", "websocket", "server-sent events", "nats", "mcp"],
+                "supported_protocols": ["rest", "jsonrpc", "websocket", "server-sent events", "nats", "mcp", "a2a"],
             },
             "version": self._vitals.version,
         }

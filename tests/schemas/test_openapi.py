@@ -62,6 +62,9 @@ OF_OTHER_TRANSPORTS = {
 }
 
 
+OTHER_ROOMS = tuple(("entrypoints", room) for room in ("rpc", "cli", "a2a", "mcp"))
+
+
 @pytest.fixture
 def app() -> Any:
     """The app of the REST listener, around nothing."""
@@ -93,7 +96,7 @@ def made_codes() -> dict[str, set[str]]:
     kinds |= {name: kind for name, kind in vars(pages.problems).items() if pages._is_error(kind)}
     found: dict[str, set[str]] = {}
     for path in pages.sources():
-        if path.relative_to(pages.ROOT).parts[:2] not in (("entrypoints", "rpc"), ("entrypoints", "cli")):
+        if path.relative_to(pages.ROOT).parts[:2] not in OTHER_ROOMS:
             for kind, code, _ in pages._made(ast.parse(path.read_text("utf-8")), kinds):
                 found.setdefault(code, set()).add(kind)
     return found
