@@ -8,13 +8,14 @@ NATS the same words are headers or the query string.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from time import perf_counter
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from adapters.telemetry import REQUESTS
-from core.kernel.errors import NotFound
+from adapters.telemetry import UNKNOWN, answered
+from core.kernel.errors import HivebusError, NotFound, internal
 from core.kernel.registry import CommandSpec, QuerySpec, Registry, Route
 from core.services.dispatch import WAIT_S_MAX, Dispatcher, Look, Principal
 from entrypoints.decode import envelope_from, unprocessable
@@ -87,11 +88,18 @@ class Calls:
     async def call(
         self, name: str, arguments: Mapping[str, Any], principal: Principal, *, transport: str
     ) -> dict[str, Any]:
-        """Carry out an action; its answer as JSON values. Raises HivebusError."""
-        action = self.action(name)
-        own, said = split(action, arguments)
-        answer = await action.carry(fitted(own, action.struct), fitted(said, action.options), principal)
-        REQUESTS.labels(name, transport).inc()
+        """Carry out an action; its answer as JSON values. Raises HivebusError. Either is counted here, once."""
+        began = perf_counter()
+        counted = name if name in self.actions else UNKNOWN
+        try:
+            action = self.action(name)
+            own, said = split(action, arguments)
+            answer = await action.carry(fitted(own, action.struct), fitted(said, action.options), principal)
+        except Exception as error:
+            code = error.code if isinstance(error, HivebusError) else internal().code
+            answered(counted, transport, perf_counter() - began, code)
+            raise
+        answered(counted, transport, perf_counter() - began)
         return answer
 
 

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,11 @@ from adapters.sql.verify import Report
 from adapters.sql.verify import verify as verify_views
 from adapters.sql.views import SqlViews
 from adapters.telemetry import EVENTS_DROPPED, EVENTS_PUBLISHED
+from adapters.telemetry import recorded as recorded_metrics
 from core.actions import registry as make_registry
 from core.kernel.codec import Codec
 from core.kernel.command_bus import CommandBus
+from core.kernel.commit import Body, Entry
 from core.kernel.errors import StartRefused
 from core.kernel.ports import Lease
 from core.kernel.registry import Registry
@@ -61,7 +63,8 @@ from entrypoints.calls import Calls, actions_of
 from entrypoints.database import address_of, places
 from entrypoints.http.door import Door, load_key
 from entrypoints.http.events import event_list
-from entrypoints.http.system import System, Vitals
+from entrypoints.http.system import System
+from entrypoints.http.vitals import Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
 from entrypoints.roles import AGENTS, RECORDER, SCHEDULER
@@ -234,8 +237,8 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         ground.channel,
         # Never urgent: what cannot wait is dropped, and whoever misses it can read it.
         pace=Pace(clock, share=RELAY_SHARE, commands=executed, urgent=lambda: False),
-        on_published=EVENTS_PUBLISHED.inc,
-        on_dropped=EVENTS_DROPPED.inc,
+        on_published=lambda count: EVENTS_PUBLISHED.add(count=count),
+        on_dropped=lambda count: EVENTS_DROPPED.add(count=count),
     )
     dispatcher = Dispatcher(
         bus,
@@ -254,6 +257,10 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     trimmer = trimmer_of(root, ground.upkeep, store, heads, codec, registry, clock, scheduler, log, bus)
     principal = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
     vitals = Vitals(version=version, started_ms=clock.now_ms(), slots=settings.slots)
+
+    def heard(commits: Sequence[tuple[Entry, Body]]) -> None:
+        recorded_metrics.count(commits)
+        relay.offer(commits)
 
     def not_ready() -> str | None:
         # Where roles are not shared, this process leads or nobody does.
@@ -290,7 +297,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             codec,
             clock,
             on_recorded=recorded.advance,
-            on_commits=relay.offer,
+            on_commits=heard,
             pace=Pace(
                 clock,
                 share=RECORDER_SHARE,

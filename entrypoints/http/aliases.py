@@ -13,6 +13,7 @@ from core.kernel.errors import Refused
 from core.services.dispatch import Dispatcher
 from core.task import SubmitTask, Word
 from entrypoints.decode import from_json
+from entrypoints.http.counted import counted
 from entrypoints.http.door import Door, check_media
 from entrypoints.http.rest import JSON, arguments_of, envelope_of, json_response, refuse_unknown
 
@@ -55,4 +56,5 @@ def add_aliases(app: Sanic[Any, Any], bus: CommandBus, dispatcher: Dispatcher, d
         }
         return json_response(answer, 202, {"Location": f"/api/tasks/{answer['task_id']}"})
 
-    app.add_route(assign, "/api/agents/<agent_id:str>/tasks", methods=["POST"], name="agent_task_submit", unquote=True)
+    path = "/api/agents/<agent_id:str>/tasks"
+    app.add_route(counted(assign, "task.submit"), path, methods=["POST"], name="agent_task_submit", unquote=True)

@@ -19,6 +19,7 @@ from core.services.dispatch import Principal
 from core.services.positions import PositionGate
 from entrypoints.calls import Action, NoOptions
 from entrypoints.decode import from_query
+from entrypoints.http.counted import counted
 from entrypoints.http.door import Door
 from entrypoints.http.rest import READ, arguments_of
 
@@ -54,7 +55,7 @@ def add_events(app: Sanic[Any, Any], store: Store, codec: Codec, recorded: Posit
         headers = {"Hivebus-Next": str(after), "Hivebus-Position": str(recorded.position)}
         return HTTPResponse(lines, 200, headers, "application/x-ndjson")
 
-    app.add_route(read, "/api/events", methods=READ, name="events")
+    app.add_route(counted(read, "event.list"), "/api/events", methods=READ, name="events")
 
 
 async def read_events(

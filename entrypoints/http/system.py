@@ -11,7 +11,6 @@ import psutil
 from msgspec import Struct
 from sanic import HTTPResponse, Request, Sanic
 
-from adapters import telemetry
 from core.catalogue import AGENT_TYPES
 from core.kernel.errors import Unavailable
 from core.kernel.ports import Clock, EventLog
@@ -23,26 +22,16 @@ from core.services.positions import PositionGate
 from core.services.scheduler import Scheduler
 from entrypoints.calls import Action, plain
 from entrypoints.decode import from_json
+from entrypoints.http.counted import counted
 from entrypoints.http.door import COOKIE, SESSION_S, Door, check_media
 from entrypoints.http.rest import JSON, READ, json_response
+from entrypoints.http.scrape import Scrape
+from entrypoints.http.vitals import Vitals
 from projections.agents import count_active
 from projections.queue import ShowQueue, show_queue
 
 DISK = {Level.OK: "healthy", Level.WARN: "degraded", Level.FULL: "unhealthy", Level.EXHAUSTED: "unhealthy"}
 NOT_HERE = "this node is not part of a Docker Swarm"
-
-
-class Vitals(Struct, kw_only=True):
-    """What the program knows of its own state. `draining` turns readiness red from SIGTERM on.
-
-    `waits` says for which database recording or the views wait; None where they go on.
-    """
-
-    version: str
-    started_ms: int
-    slots: int
-    draining: bool = False
-    waits: Callable[[], str | None] = lambda: None
 
 
 class System:
@@ -73,6 +62,16 @@ class System:
         self._disk = disk
         self._standing = not_ready
         self._care = care
+        self._scrape = Scrape(
+            log,
+            views,
+            clock,
+            recorded,
+            applied,
+            scheduler,
+            disk,
+            vitals,
+        )
         self._measuring = asyncio.Lock()
         self._process = psutil.Process()
         self._process.cpu_percent()
@@ -84,8 +83,8 @@ class System:
 
     def add_api(self, app: Sanic[Any, Any]) -> None:
         """Status, info, sessions, and the metrics behind the key."""
-        app.add_route(self._status, "/api/status", methods=READ, name="status")
-        app.add_route(self._info, "/api/info", methods=READ, name="info")
+        app.add_route(counted(self._status, "system.status"), "/api/status", methods=READ, name="status")
+        app.add_route(counted(self._info, "system.info"), "/api/info", methods=READ, name="info")
         app.add_route(self._metrics_with_key, "/metrics", methods=READ, name="metrics")
         app.add_route(self._session, "/api/session", methods=["POST"], name="session")
 
@@ -232,13 +231,7 @@ class System:
 
     async def _metrics(self, request: Request) -> HTTPResponse:
         self._door.check_origin(request)
-        telemetry.LIVE_TASKS.set(len(self._scheduler.fleet.tasks))
-        telemetry.RECORDER_POSITION.set(self._recorded.position)
-        if self._disk.space is not None:
-            telemetry.DISK_FREE.set(self._disk.space.free)
-            telemetry.DISK_USED.set(self._disk.space.used_percent / 100)
-        telemetry.VIEWS_POSITION.set(self._applied.position)
-        return HTTPResponse(telemetry.exposition(), 200, content_type="text/plain; version=0.0.4; charset=utf-8")
+        return HTTPResponse(await self._scrape.take(), 200, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 class _Session(Struct, forbid_unknown_fields=True):

@@ -1,0 +1,59 @@
+"""What a metric is, in words: for the exposition and for docs/reference/metrics.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from msgspec import Struct
+from prometheus_client.core import GaugeMetricFamily
+
+
+class Kind(StrEnum):
+    """Prometheus' own words."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Described(Struct, frozen=True):
+    """Name with its unit, kind, a sentence, and the labels, whose values come from closed sets."""
+
+    name: str
+    kind: Kind
+    doc: str
+    labels: tuple[str, ...] = ()
+
+
+class Reading(Struct, frozen=True):
+    """A gauge that is measured when somebody looks; with a label it has one value for each value of that label."""
+
+    name: str
+    doc: str
+    label: str | None = None
+
+    @property
+    def described(self) -> Described:
+        """As all metrics are described."""
+        return Described(self.name, Kind.GAUGE, self.doc, (self.label,) if self.label else ())
+
+
+class Measured:
+    """The readings of one scrape. What could not be measured is not in it, and so not exposed."""
+
+    def __init__(self) -> None:
+        self._families: list[GaugeMetricFamily] = []
+
+    def put(self, reading: Reading, value: float | Mapping[str, float] | None) -> None:
+        """A value, or one for each value of the label; None is unknown."""
+        if value is None:
+            return
+        family = GaugeMetricFamily(reading.name, reading.doc, labels=[reading.label] if reading.label else [])
+        for name, number in value.items() if isinstance(value, Mapping) else [("", value)]:
+            family.add_metric([name] if reading.label else [], number)
+        self._families.append(family)
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The families, for prometheus-client."""
+        return self._families
