@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import perf_counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from adapters.telemetry import UNKNOWN, answered
-from core.kernel.errors import HivebusError, NotFound, internal
+from core.kernel.errors import HivebusError, UnknownAction, Unprocessable, internal
 from core.kernel.registry import CommandSpec, QuerySpec, Registry, Route
 from core.services.dispatch import WAIT_S_MAX, Dispatcher, Look, Principal
 from entrypoints.decode import envelope_from, unprocessable
 
 POSITION_MAX = 10**18 - 1
+
+S = TypeVar("S", bound=Struct)
 
 
 class CommandOptions(Struct, frozen=True, kw_only=True):
@@ -75,12 +77,11 @@ class Calls:
         self.actions = {action.name: action for action in actions}
 
     def action(self, name: str) -> Action:
-        """The action of a name. Raises NotFound (`unknown_action`)."""
+        """The action of a name. Raises UnknownAction."""
         found = self.actions.get(name)
         if found is None:
-            raise NotFound(
+            raise UnknownAction(
                 f"There is no action {name[:100]!r}.",
-                code="unknown_action",
                 remedy="docs/reference lists them, and so does rpc.discover.",
             )
         return found
@@ -92,15 +93,22 @@ class Calls:
         began = perf_counter()
         counted = name if name in self.actions else UNKNOWN
         try:
-            action = self.action(name)
-            own, said = split(action, arguments)
-            answer = await action.carry(fitted(own, action.struct), fitted(said, action.options), principal)
+            answer = await self._carried_out(self.action(name), arguments, principal)
         except Exception as error:
             code = error.code if isinstance(error, HivebusError) else internal().code
             answered(counted, transport, perf_counter() - began, code)
             raise
         answered(counted, transport, perf_counter() - began)
         return answer
+
+    async def _carried_out(self, action: Action, arguments: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
+        own, said = split(action, arguments)
+        try:
+            return await action.carry(fitted(own, action.struct), fitted(said, action.options), principal)
+        except RecursionError:
+            raise Unprocessable(
+                "The arguments are nested too deeply.", code="too_deep", pointer="", remedy="Nest them less."
+            ) from None
 
 
 def split(action: Action, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -110,7 +118,7 @@ def split(action: Action, arguments: Mapping[str, Any]) -> tuple[dict[str, Any],
     return own, {name: arguments[name] for name in names if name in arguments}
 
 
-def fitted(values: Mapping[str, Any], struct: type[Struct]) -> Struct:
+def fitted(values: Mapping[str, Any], struct: type[S]) -> S:
     """JSON values as a Struct. Raises Unprocessable with a pointer to what does not fit."""
     try:
         return msgspec.convert(values, struct)

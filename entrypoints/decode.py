@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from core.execution import escape
-from core.kernel.errors import HivebusError, Invalid, Unprocessable
+from core.kernel.errors import HivebusError, Invalid, Malformed, Unprocessable
 from core.services.dispatch import Envelope
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -75,11 +75,9 @@ def envelope_from(key: str | None, correlation_id: str | None, wait_s: float | N
     return Envelope(idempotency_key=key, correlation_id=correlation_id, wait_s=wait_s)
 
 
-def malformed(what: str) -> Invalid:
+def malformed(what: str) -> Malformed:
     """400: the body is no JSON at all."""
-    return Invalid(
-        f"The body is not JSON: {what}.", code="malformed_json", remedy="Send a JSON object, encoded as UTF-8."
-    )
+    return Malformed(f"The body is not JSON: {what}.", remedy="Send a JSON object, encoded as UTF-8.")
 
 
 def unprocessable(error: msgspec.ValidationError) -> HivebusError:

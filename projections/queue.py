@@ -13,7 +13,7 @@ from core import task as t
 from core.kernel.commit import Commit, Event
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.projection import Row, RowView
-from projections.tasks import tasks
+from projections.task_queries import count_completed
 from projections.view import Reader, true_at, versioned
 
 metadata = MetaData()
@@ -98,17 +98,12 @@ async def show_queue(query: ShowQueue, reader: Reader) -> dict[str, Any]:
             by_priority[str(row["priority"])] = by_priority.get(str(row["priority"]), 0) + row["n"]
             by_type[row["type"]] = by_type.get(row["type"], 0) + row["n"]
             oldest_ms = row["oldest"] if oldest_ms is None else min(oldest_ms, row["oldest"])
-    done = select(func.count().label("n")).where(
-        true_at(tasks, reader.at),
-        tasks.c.completed_ms > reader.now_ms - 60_000,
-        tasks.c.status == "completed",
-    )
     return {
         "depth": counts["queued"],
         "by_priority": by_priority,
         "by_type": by_type,
         "oldest_age_s": None if oldest_ms is None else max(0, reader.now_ms - oldest_ms) / 1000,
-        "throughput_per_minute": (await reader.rows(done))[0]["n"],
+        "throughput_per_minute": await count_completed(reader, since_ms=reader.now_ms - 60_000),
         "blocked": counts["blocked"],
         "scheduled": counts["scheduled"],
         "dead_lettered": counts["dead_lettered"],

@@ -209,6 +209,14 @@ async def list_assignments(query: ListAssignments, reader: Reader) -> dict[str, 
     }
 
 
+async def count_completed(reader: Reader, *, since_ms: int) -> int:
+    """How many tasks were completed after a time."""
+    statement = select(func.count().label("n")).where(
+        true_at(tasks, reader.at, selective=False), tasks.c.completed_ms > since_ms, tasks.c.status == "completed"
+    )
+    return int((await reader.rows(statement))[0]["n"])
+
+
 QUERIES = (
     QuerySpec("task.list", ListTasks, list_tasks, Route("GET", "/api/tasks"), doc_of(ListTasks)),
     QuerySpec("task.show", ShowTask, show_task, Route("GET", "/api/tasks/{task_id}"), doc_of(ShowTask)),

@@ -9,6 +9,7 @@ from sanic import Sanic
 from entrypoints.http.aliases import add_aliases
 from entrypoints.http.blobs import add_blobs
 from entrypoints.http.events import add_events
+from entrypoints.http.jsonrpc import add_jsonrpc
 from entrypoints.http.listener import make_app
 from entrypoints.http.log_care import add_log_care
 from entrypoints.http.pages import add_pages
@@ -52,7 +53,8 @@ def metrics_app(program: Program, *, first: bool) -> Sanic[Any, Any]:
 
 def _add_api(program: Program, app: Sanic[Any, Any]) -> None:
     add_routes(app, program.registry, program.dispatcher, program.door)
-    add_aliases(app, program.bus, program.dispatcher, program.door)
+    add_aliases(app, program.agent_tasks, program.door)
+    add_jsonrpc(app, program.rpc, program.door)
     add_events(app, program.store, program.codec, program.recorded, program.door)
     add_blobs(app, program.blobs, program.door, program.disk.refuse_growth)
     add_log_care(app, program.care, program.trimmer, program.door)

@@ -55,6 +55,7 @@ from core.services.relay import Relay
 from core.services.scheduler import Scheduler
 from core.services.trim import Trimmer
 from core.services.vault import Vault
+from entrypoints.agent_tasks import AgentTasks
 from entrypoints.bootstrap.agents import kept
 from entrypoints.bootstrap.keeping import picture_of, trimmer_of
 from entrypoints.bootstrap.links import hosted, linked
@@ -68,6 +69,9 @@ from entrypoints.http.vitals import Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
 from entrypoints.roles import AGENTS, RECORDER, SCHEDULER
+from entrypoints.rpc.engine import Rpc
+from entrypoints.rpc.methods import methods
+from entrypoints.rpc.older import older_actions
 from entrypoints.settings import Settings, load
 from projections.catalogue import QUERIES, VIEWS
 
@@ -108,6 +112,8 @@ class Program(Struct, frozen=True, kw_only=True):
     host_door: HostDoor
     dispatcher: Dispatcher
     calls: Calls
+    agent_tasks: AgentTasks
+    rpc: Rpc
     commands: Commands
     door: Door
     system: System
@@ -282,6 +288,9 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             *system.actions(),
         )
     )
+    agent_tasks = AgentTasks(bus, dispatcher)
+    # Older names are for JSON-RPC alone: elsewhere they would be a second tool for the same thing.
+    named = Calls((*calls.actions.values(), *older_actions(calls, agent_tasks)))
     program = Program(
         roles=settings.role_set,
         recording=_role(ground.leases, RECORDER),
@@ -328,6 +337,8 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         host_door=host_door,
         dispatcher=dispatcher,
         calls=calls,
+        agent_tasks=agent_tasks,
+        rpc=Rpc(named, methods(named, version)),
         commands=Commands(ground.channel, registry, dispatcher, clock, principal, version=version),
         door=door,
         system=system,
