@@ -40,7 +40,7 @@ def tools_app(program: Program) -> Sanic[Any, Any]:
     app = make_app("hivebus-tools", first=False)
     add_queries(app, program.registry, program.dispatcher, program.door)
     add_events(app, program.store, program.codec, program.recorded, program.door)
-    add_mcp(app, Mcp(program.calls, program.vitals.version), program.door)
+    add_mcp(app, Mcp(program.calls, program.blobs, program.vitals.version), program.door)
     program.system.add_health(app)
     return app
 

@@ -69,11 +69,11 @@ def frame_of(value: Any) -> Frame:
         raise Fault(INVALID_REQUEST, 'A message is one JSON object with "jsonrpc": "2.0".')
     if "method" not in value and ("result" in value or "error" in value):
         raise Fault(INVALID_REQUEST, "This server asks nothing, so no response is expected.")
-    method, params = value.get("method"), value.get("params", {})
+    method, params = value.get("method"), value.get("params")
     if not isinstance(method, str):
         raise Fault(INVALID_REQUEST, "The method of a message is a text.")
     if "id" in value and id_of(value) is None:
         raise Fault(INVALID_REQUEST, "The id of a request is a text or an integer.")
-    if not isinstance(params, dict):
+    if not isinstance(params, dict | None):
         raise Fault(INVALID_PARAMS, "The params of a message are an object.")
-    return Frame(id_of(value), method, params)
+    return Frame(id_of(value), method, params or {})

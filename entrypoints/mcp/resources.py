@@ -1,12 +1,17 @@
-"""Tasks as resources: what one is, what came out of it, what happened to it, and which were submitted last."""
+"""Tasks as resources: what one is, what came out of it, what happened to it, and which were submitted last.
+
+Beside them the blobs that a result names, where a program wrote more than a result holds.
+"""
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from core.kernel.errors import NotFound
+from core.blobs import StreamingBlobs
+from core.kernel.errors import NotFound, TooLarge
 from core.services.dispatch import Principal
 from core.task.state import FINAL
 from entrypoints.calls import Calls
@@ -18,10 +23,11 @@ RECENT_MAX = 1000
 CONTENT_MAX_BYTES = 1024 * 1024
 JSON = "application/json"
 
-_URI = re.compile(r"hivebus://task/([A-Za-z0-9._-]{1,64})(?:/(result|timeline))?").fullmatch
+_TASK = re.compile(r"hivebus://task/([A-Za-z0-9._-]{1,64})(?:/(result|timeline))?").fullmatch
+_BLOB = re.compile(r"hivebus://blob/([0-9a-f]{64})").fullmatch
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,4})").fullmatch
 
-TEMPLATES = [
+TEMPLATES: list[dict[str, str]] = [
     {
         "uriTemplate": f"hivebus://task/{{task_id}}{path}",
         "name": name,
@@ -34,6 +40,13 @@ TEMPLATES = [
         ("/timeline", "task timeline", "What happened to a task, oldest first: position, time, type and actor."),
     )
 ]
+TEMPLATES.append(
+    {
+        "uriTemplate": "hivebus://blob/{sha256}",
+        "name": "blob",
+        "description": "A value of at most 1 MiB that stands elsewhere, such as the whole output (`stdout_blob`).",
+    }
+)
 
 
 class NoResource(Exception):
@@ -43,8 +56,9 @@ class NoResource(Exception):
 class Resources:
     """What resources/list and resources/read answer."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, blobs: StreamingBlobs) -> None:
         self._calls = calls
+        self._blobs = blobs
 
     async def page(self, params: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
         """A page of the tasks submitted last, newest first, and the cursor of the next one.
@@ -64,16 +78,33 @@ class Resources:
         uri = params.get("uri")
         if not isinstance(uri, str):
             raise Fault(INVALID_PARAMS, "resources/read needs uri, a text.")
-        match = _URI(uri)
-        if match is None:
+        if task := _TASK(uri):
+            content = {"mimeType": JSON, "text": await self._task(task[1], task[2] or "", principal)}
+        elif blob := _BLOB(uri):
+            content = _as_content(await self._blob(blob[1]))
+        else:
             raise NoResource
+        return {"contents": [{"uri": uri} | content]}
+
+    async def _task(self, task_id: str, part: str, principal: Principal) -> str:
         try:
-            task = await self._calls.call("task.show", {"task_id": match[1]}, principal, transport="mcp")
+            task = await self._calls.call("task.show", {"task_id": task_id}, principal, transport="mcp")
         except NotFound:
             raise NoResource from None
-        content = _CONTENTS[match[2] or ""](task)
-        _, encoded = fitted(content, CONTENT_MAX_BYTES, "GET /api/tasks/{task_id} has the whole.")
-        return {"contents": [{"uri": uri, "mimeType": JSON, "text": encoded.decode()}]}
+        _, encoded = fitted(_PARTS[part](task), CONTENT_MAX_BYTES, "GET /api/tasks/{task_id} has the whole.")
+        return encoded.decode()
+
+    async def _blob(self, sha256: str) -> bytes:
+        size = await self._blobs.size(sha256)
+        if size is not None and size > CONTENT_MAX_BYTES:
+            raise TooLarge(
+                f"This blob has {size} bytes; a resource holds {CONTENT_MAX_BYTES}.",
+                remedy=f"Read it with GET /api/blobs/{sha256} of the REST API.",
+            )
+        data = await self._blobs.get(sha256)
+        if data is None:
+            raise NoResource
+        return data
 
 
 def task_uri(task_id: str) -> str:
@@ -100,6 +131,14 @@ def _entry(task: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _as_content(data: bytes) -> dict[str, str]:
+    """Bytes as a resource holds them: as text where they are UTF-8, else in Base64."""
+    try:
+        return {"mimeType": "text/plain", "text": data.decode()}
+    except UnicodeDecodeError:
+        return {"mimeType": "application/octet-stream", "blob": base64.b64encode(data).decode()}
+
+
 def _result(task: Mapping[str, Any]) -> dict[str, Any]:
     fields = ("status", "outcome", "exit_code", "error", "result", "completed_at", "position")
     content = {"task_id": task["id"]} | {name: task[name] for name in fields}
@@ -113,7 +152,7 @@ def _timeline(task: Mapping[str, Any]) -> dict[str, Any]:
     return {"task_id": task["id"], "events": task["history"], "position": task["position"]}
 
 
-_CONTENTS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+_PARTS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "": dict,
     "result": _result,
     "timeline": _timeline,

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from core.blobs import StreamingBlobs
 from core.kernel.errors import HivebusError, internal
 from core.services.dispatch import Principal
 from entrypoints.calls import Calls
@@ -42,9 +43,9 @@ Method = Callable[[Params, Principal], Awaitable[dict[str, Any]]]
 class Mcp:
     """Answers requests, whoever carried them here. It keeps nothing between them."""
 
-    def __init__(self, calls: Calls, version: str) -> None:
+    def __init__(self, calls: Calls, blobs: StreamingBlobs, version: str) -> None:
         self._tools = Tools(calls)
-        self._resources = Resources(calls)
+        self._resources = Resources(calls, blobs)
         self._server = {"name": "hivebus", "title": "Hivebus", "version": version}
         self._about = {"capabilities": {"tools": {}, "resources": {}}, "instructions": INSTRUCTIONS}
         both: dict[str, Method] = {

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from adapters.telemetry import REFUSED
-from core.kernel.errors import HivebusError
+from core.kernel.errors import HivebusError, Unprocessable
 from core.kernel.registry import doc_of
 from core.services.dispatch import Principal
 from entrypoints.calls import Action, Calls
@@ -41,17 +41,22 @@ class Tools:
 
         Raises Fault for a tool that there is none of and for arguments that are no object.
         """
-        name, arguments = params.get("name"), params.get("arguments", {})
+        name, arguments = params.get("name"), params.get("arguments")
         action = self._actions.get(name) if isinstance(name, str) else None
         if action is None:
             raise Fault(INVALID_PARAMS, f"There is no tool {str(name)[:100]!r}; tools/list names them.")
-        if not isinstance(arguments, dict):
+        if not isinstance(arguments, dict | None):
             raise Fault(INVALID_PARAMS, "The arguments of a tool are an object.")
+        arguments = arguments or {}
         try:
             answer = await self._calls.call(action.name, arguments, principal, transport="mcp")
         except HivebusError as error:
             REFUSED.labels(error.code).inc()
             return refusal(error)
+        except RecursionError:
+            return refusal(
+                Unprocessable("The arguments are nested too deeply.", code="too_deep", remedy="Nest them less.")
+            )
         structured, encoded = fitted(answer, RESULT_MAX_BYTES, _elsewhere(arguments))
         return {"content": [_text(encoded.decode())], "structuredContent": structured, "isError": False}
 
