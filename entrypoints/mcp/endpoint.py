@@ -7,10 +7,9 @@ from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
 
-from core.kernel.errors import HivebusError
 from core.services.dispatch import Principal
 from entrypoints.http.door import Door, check_media
-from entrypoints.http.problems import problem
+from entrypoints.http.problems import NotAcceptable, WrongMethod
 from entrypoints.http.rest import JSON, json_response
 from entrypoints.mcp.frames import (
     HEADER_MISMATCH,
@@ -40,20 +39,6 @@ _MODERN_STATUS = {
 }
 
 
-class PostOnly(HivebusError):
-    """There is no stream to open and no session to end."""
-
-    status = 405
-    default_code = "method_not_allowed"
-
-
-class NotAcceptable(HivebusError):
-    """The client does not take JSON."""
-
-    status = 406
-    default_code = "not_acceptable"
-
-
 def add_mcp(app: Sanic[Any, Any], mcp: Mcp, door: Door) -> None:
     """Put the endpoint at /mcp."""
 
@@ -72,14 +57,8 @@ def add_mcp(app: Sanic[Any, Any], mcp: Mcp, door: Door) -> None:
 
     async def other(request: Request) -> HTTPResponse:
         door.admit(request)
-        response = problem(
-            PostOnly(
-                f"{request.method} is not possible at /mcp: it opens no stream and keeps no session.",
-                remedy="Send each message with POST.",
-            )
-        )
-        response.headers["Allow"] = "POST"
-        return response
+        # No stream to open, no session to end.
+        raise WrongMethod(request, ["POST"])
 
     app.add_route(post, "/mcp", methods=["POST"], name="mcp")
     app.add_route(other, "/mcp", methods=["GET", "DELETE"], name="mcp_other")
