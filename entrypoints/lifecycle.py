@@ -297,7 +297,7 @@ class _Life:
             f"Hivebus is ready after {time.monotonic() - self._started:.2f} s.\n"
             f"  page       {ui}/?ticket={program.door.ticket()}  (this link works once)\n"
             f"  API        {api}\n"
-            f"  tools      {tools}  (every query and the events, read only)\n"
+            f"  tools      {tools}  (MCP at /mcp; every query and the events)\n"
             f"  metrics    {metrics}/metrics\n"
             f"  NATS       {self._broker.access.shown}  (`hivebus env` prints what clients need)\n"
             f"  data       {self._settings.data_dir}\n"

@@ -363,7 +363,7 @@ def errors() -> str:
         "Errors",
         "Every error has a stable `code`, a sentence, and a remedy. A transport maps the status once.",
         "```text\n" + inspect.cleandoc(tree) + "\n```",
-        "The last three are made by the HTTP listeners alone. The JSON-RPC numbers belong to a transport that is not "
+        "The last four are made by the HTTP listeners alone. The JSON-RPC numbers belong to a transport that is not "
         "built yet.",
         table(["error", "status", "JSON-RPC", "code unless it says another"], kinds),
         "## Codes",

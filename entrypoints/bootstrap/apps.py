@@ -14,6 +14,8 @@ from entrypoints.http.listener import make_app
 from entrypoints.http.log_care import add_log_care
 from entrypoints.http.pages import add_pages
 from entrypoints.http.rest import add_queries, add_routes
+from entrypoints.mcp.endpoint import add_mcp
+from entrypoints.mcp.server import Mcp
 
 if TYPE_CHECKING:
     from entrypoints.bootstrap.program import Program
@@ -35,10 +37,11 @@ def ui_app(program: Program) -> Sanic[Any, Any]:
 
 
 def tools_app(program: Program) -> Sanic[Any, Any]:
-    """For tools that look and never touch: every query, as of any position, and the events to replay."""
+    """For tools: every query, as of any position, the events to replay, and MCP, which may command as well."""
     app = make_app("hivebus-tools", first=False)
     add_queries(app, program.registry, program.dispatcher, program.door)
     add_events(app, program.store, program.codec, program.recorded, program.door)
+    add_mcp(app, Mcp(program.calls, program.blobs, program.vitals.version), program.door)
     program.system.add_health(app)
     return app
 

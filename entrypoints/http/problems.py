@@ -30,16 +30,23 @@ METHODS = ("DELETE", "GET", "HEAD", "POST", "PUT")
 
 
 class WrongMethod(HivebusError):
-    """The path exists, the method does not."""
+    """The path exists, the method does not; `allowed` are those that do, where the router alone cannot tell."""
 
     status = 405
     default_code = "method_not_allowed"
 
-    def __init__(self, request: Request) -> None:
-        self.allowed = _allowed(request)
+    def __init__(self, request: Request, allowed: list[str] | None = None) -> None:
+        self.allowed = allowed or _allowed(request)
         super().__init__(
             f"{request.method} is not possible at {request.path}.", remedy=f"Allowed: {', '.join(self.allowed)}."
         )
+
+
+class NotAcceptable(HivebusError):
+    """The Accept header takes nothing of what there is."""
+
+    status = 406
+    default_code = "not_acceptable"
 
 
 class TooSlow(HivebusError):
