@@ -20,11 +20,11 @@ from core.services.dispatch import ReadableViews
 from core.services.log_care import LogCare
 from core.services.positions import PositionGate
 from core.services.scheduler import Scheduler
-from entrypoints.calls import Action, plain
-from entrypoints.decode import from_json
+from entrypoints.calls import Action, Nothing, plain
+from entrypoints.decode import from_json, from_query
 from entrypoints.http.counted import counted
 from entrypoints.http.door import COOKIE, SESSION_S, Door, check_media
-from entrypoints.http.rest import JSON, READ, json_response
+from entrypoints.http.rest import JSON, READ, arguments_of, json_response
 from entrypoints.http.scrape import Scrape
 from entrypoints.http.vitals import Vitals
 from projections.agents import count_active
@@ -124,6 +124,7 @@ class System:
     async def _status(self, request: Request) -> HTTPResponse:
         """Anybody may ask, without a key: so one asker at a time is measured for."""
         self._door.check_origin(request)
+        from_query(Nothing, arguments_of(request))
         return json_response(await self.status())
 
     async def status(self) -> dict[str, Any]:
@@ -178,6 +179,7 @@ class System:
 
     async def _info(self, request: Request) -> HTTPResponse:
         self._door.admit(request)
+        from_query(Nothing, arguments_of(request))
         return json_response(await self.info())
 
     async def info(self) -> dict[str, Any]:
