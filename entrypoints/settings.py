@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     )
     ui_port: Port = Field(3000, description="The page; it serves /api/ too, so that the page has one origin.")
     api_port: Port = Field(3001, description="The REST API.")
-    tools_port: Port = Field(8080, description="For tools that only read: every query and the events.")
+    tools_port: Port = Field(8080, description="For tools: MCP at /mcp, every query and the events.")
     metrics_port: Port = Field(9000, description="Prometheus metrics.")
     nats_port: Port = Field(0, description="The embedded broker, on loopback; 0 takes a free one.")
     nats_url: str = Field(

@@ -11,6 +11,8 @@ from typing import Any
 import click
 import orjson
 
+from core.kernel.errors import HivebusError
+from core.services.trim import age_ms
 from entrypoints.cli.failures import Exit, Failure, Unreachable
 from entrypoints.cli.http import Request
 from entrypoints.cli.output import Column, emit, line, note, table
@@ -124,7 +126,13 @@ def trim_verb() -> Verb:
     return Verb(
         "trim",
         params=[
-            click.Option(["--older"], required=True, metavar="AGE", help="What ended before that: 30d, 12h, 45m, 90s."),
+            click.Option(
+                ["--older"],
+                required=True,
+                metavar="AGE",
+                callback=_age,
+                help="What ended before that: 30d, 12h, 45m, 90s.",
+            ),
             click.Option(["--dry-run"], is_flag=True, help="Say what would go, and change nothing."),
             click.Option(["--without-backup"], is_flag=True, help="Trim what no backup holds yet, too."),
             json_option(),
@@ -139,6 +147,15 @@ def trim_verb() -> Verb:
         short_help="Make the log forget what has ended.",
         examples=("hivebus log trim --older 30d --dry-run", "hivebus log trim --older 30d"),
     )
+
+
+def _age(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
+    """An age as the server takes it. Raises BadParameter before anybody is asked."""
+    try:
+        age_ms(text)
+    except HivebusError as error:
+        raise click.BadParameter(f"{error.sentence} {error.remedy}") from None
+    return text
 
 
 def trim(older: str, dry_run: bool, without_backup: bool, as_json: bool) -> Exit:

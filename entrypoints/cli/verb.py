@@ -5,6 +5,7 @@ A command returns its exit code (None: all good) and raises a Failure for what w
 
 from __future__ import annotations
 
+import difflib
 import os
 import traceback
 from collections.abc import Callable, Sequence
@@ -52,6 +53,16 @@ class Noun(click.Group):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The examples, ready to be copied."""
         write_examples(self.examples, formatter)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """The verb of the first word; for one that does not exist, those that look like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=3)
+            if not near:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None
 
     def _alone(self, **params: Any) -> None:
         ctx = click.get_current_context()

@@ -91,15 +91,17 @@ def run(options: Options) -> Figures:
 
 
 def _kill_again_and_again(program: Program, kills: int, rng: random.Random) -> int:
+    survivors = 0
     for number in range(kills):
         time.sleep(rng.uniform(0.3, 2.5))
         family = program.family()
         program.kill()
         alive = gone(family, within_s=5.0)
+        survivors += len(alive)
         expect(not alive, f"survived the SIGKILL of the program: {[process.cmdline() for process in alive]}")
         took_s = program.start()
         note(f"kill {number + 1}/{kills}: {len(family)} processes gone, ready again after {took_s:.2f} s")
-    return 0
+    return survivors
 
 
 def settle(client: Client, tasks: int) -> None:

@@ -120,3 +120,16 @@ def test_options_become_the_json_of_the_command_and_what_is_not_given_is_left_ou
         }
     with command.make_context("dim", ["l1", "--level", "3"]) as ctx:
         assert values_of(DimLamp, ctx.params) == {"lamp_id": "l1", "level": 3}
+
+
+@pytest.mark.parametrize(("words", "near"), [(["tsk", "list"], "task"), (["task", "lits"], "list")])
+def test_a_misspelt_command_is_answered_with_what_looks_like_it(words: list[str], near: str) -> None:
+    result = CliRunner().invoke(cli, words, prog_name="hivebus")
+    assert result.exit_code == 2
+    assert f"Did you mean {near}?" in result.stderr
+
+
+def test_an_age_that_is_none_is_a_usage_error_before_anybody_is_asked() -> None:
+    result = CliRunner().invoke(cli, ["log", "trim", "--older", "30x"], prog_name="hivebus")
+    assert result.exit_code == 2
+    assert "'30x' is no age. Give a number and s, m, h or d" in result.stderr

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -23,13 +18,12 @@ from mcp_types import CallToolResult, TextResourceContents, Tool
 from core.actions import registry
 from entrypoints.mcp.tools import NAME, tool_name
 from projections.catalogue import QUERIES
+from tests.entrypoints.mcp_page import WAYS, said
 from tests.entrypoints.program import FINAL, RunningProgram
 
 ERAS = {"legacy": "2025-11-25", "2026-07-28": "2026-07-28", "auto": "2026-07-28"}
 MODES = list(ERAS)
 pytestmark = pytest.mark.peers
-HOW_TO = (Path(__file__).parents[2] / "docs" / "how-to" / "connect-a-coding-agent.md").read_text()
-PRINTED = "http://127.0.0.1:8080"
 # What an ECMAScript engine does not know of Python's patterns.
 PYTHON_ONLY = re.compile(r"\\[AZ]|\(\?P|\(\?#|\(\?[aiLmsux]")
 
@@ -216,60 +210,10 @@ def leaves(error: BaseException) -> list[BaseException]:
     return [leaf for part in error.exceptions for leaf in leaves(part)]
 
 
-# --- what the how-to says ---------------------------------------------------------------------------------------------
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", HOW_TO, re.DOTALL)
-
-
-def lines(program_name: str) -> list[list[str]]:
-    """The commands of the page that call a program, split as a shell would."""
-    commands = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
-    return [command for command in commands if command[0] == program_name]
-
-
-def here(program: RunningProgram, text: str) -> str:
-    """A text of the page with this program's address and key in it."""
-    address = text.replace(PRINTED, program.urls["tools"])
-    return address.replace("${HIVEBUS_KEY}", program.key).replace("$HIVEBUS_KEY", program.key)
-
-
-def said(program: RunningProgram) -> dict[str, tuple[str, dict[str, str]]]:
-    """The address and the headers of each way to connect that the page shows."""
-    [claude] = lines("claude")
-    name, _, value = claude[claude.index("--header") + 1].partition(": ")
-    shared = json.loads(*blocks("json"))["mcpServers"]["hivebus"]
-    [codex] = lines("codex")
-    assert codex[codex.index("--bearer-token-env-var") + 1] == "HIVEBUS_KEY"
-    printed = {
-        "claude": (claude[claude.index("hivebus") + 1], {name: value}),
-        ".mcp.json": (shared["url"], shared["headers"]),
-        "codex": (codex[codex.index("--url") + 1], {"Authorization": "Bearer $HIVEBUS_KEY"}),
-    }
-    return {
-        way: (here(program, url), {name: here(program, value) for name, value in headers.items()})
-        for way, (url, headers) in printed.items()
-    }
-
-
-@pytest.mark.parametrize("way", ["claude", ".mcp.json", "codex"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("mode", MODES)
 async def test_what_the_page_says_connects(program: RunningProgram, way: str, mode: str) -> None:
-    url, headers = said(program)[way]
+    url, headers = said(program, way)
     assert url.startswith(program.urls["tools"])
     async with connected(url, headers, mode) as client:
         assert await answered(client, "queue_show")
-
-
-@pytest.mark.skipif(shutil.which("claude") is None, reason="the coding agent itself is not on this machine")
-def test_the_line_of_the_page_connects_the_coding_agent_itself(program: RunningProgram, tmp_path: Path) -> None:
-    [line] = lines("claude")
-    own = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
-
-    def run(*command: str) -> str:
-        done = subprocess.run(command, env=own, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=True)
-        return done.stdout
-
-    run(*(here(program, word) for word in line))
-    assert re.search(rf"hivebus: {program.urls['tools']}/mcp \(HTTP\) - . Connected", run("claude", "mcp", "list"))
