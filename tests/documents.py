@@ -206,6 +206,12 @@ BY_HAND: tuple[tuple[str, str, type[Struct] | None, str], ...] = (
     ("GET", "/api/blobs/{sha256}", None, "200, or 404 `unknown_blob`. The bytes."),
     ("GET", "/api/status", None, "200, without a key. How the program is, and how far store and views have come."),
     ("GET", "/api/info", None, "200. What this installation can do."),
+    (
+        "POST",
+        "/api/",
+        None,
+        "200 with the answer of JSON-RPC 2.0, 204 where there is none: docs/how-to/speak-json-rpc.md.",
+    ),
     ("POST", "/api/session", None, "201. `{ticket}` or `{key}`: swap either for the page's cookie, good for 30 days."),
     ("GET", "/health/live", None, "200, without a key, on every listener. The process answers."),
     ("GET", "/health/ready", None, "200, or 503 `not_ready`; without a key, on every listener. It takes work."),
@@ -347,7 +353,7 @@ def events() -> str:
 
 
 def errors() -> str:
-    tree = inspect.cleandoc(core.kernel.errors.__doc__ or "").partition("\n\n")[2].rpartition("\n\n")[0]
+    _, tree, _, numbers = inspect.cleandoc(core.kernel.errors.__doc__ or "").split("\n\n")
     own = {name: kind for name, kind in vars(core.kernel.errors).items() if _is_error(kind)}
     known = own | {name: kind for name, kind in vars(problems).items() if _is_error(kind)}
     kinds = [[code(name), str(kind.status), str(kind.jsonrpc), code(kind.default_code)] for name, kind in known.items()]
@@ -363,9 +369,11 @@ def errors() -> str:
         "Errors",
         "Every error has a stable `code`, a sentence, and a remedy. A transport maps the status once.",
         "```text\n" + inspect.cleandoc(tree) + "\n```",
-        "The last four are made by the HTTP listeners alone. The JSON-RPC numbers belong to a transport that is not "
-        "built yet.",
+        "The last four are made by the HTTP listeners alone.",
         table(["error", "status", "JSON-RPC", "code unless it says another"], kinds),
+        "## Numbers of JSON-RPC",
+        "`data.code` says which error it is; the number only says of which kind. `data.field` points into the params.",
+        "```text\n" + inspect.cleandoc(numbers) + "\n```",
         "## Codes",
         "Found in the program's source. What stands in braces is filled in; at most three sentences are shown. "
         "`at start`: the program does not start, and ends with exit code 1.",

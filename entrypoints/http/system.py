@@ -204,7 +204,7 @@ class System:
                 "max_concurrent_tasks": sum(
                     host.slots for host in self._scheduler.fleet.hosts.values() if host.session
                 ),
-                "supported_protocols": ["rest", "nats", "mcp"],
+                "supported_protocols": ["rest", "jsonrpc", "nats", "mcp"],
             },
             "version": self._vitals.version,
         }

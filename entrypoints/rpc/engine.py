@@ -29,6 +29,8 @@ logger = logging.getLogger("hivebus.rpc")
 # Half a batch at a time; a call takes 25 s at most, and the listener answers within 60 s or not at all.
 IN_FLIGHT_MAX = 25
 BEGIN_WITHIN_S = 20.0
+# Once a batch's answers have as many bytes nothing more of it is begun.
+BATCH_ANSWER_BYTES = 8 * 1024 * 1024
 
 
 class Rpc:
@@ -57,19 +59,18 @@ class Rpc:
             ahead.append(await self._one(requests[len(ahead)], session))
         turn = asyncio.Semaphore(IN_FLIGHT_MAX)
         until = time.monotonic() + BEGIN_WITHIN_S
+        answer_bytes = 0
 
         async def next_one(request: Request) -> bytes | None:
+            nonlocal answer_bytes
             async with turn:
-                if time.monotonic() < until:
-                    return await self._one(request, session)
-            late = TooMany(
-                f"The requests before it in the batch took longer than {BEGIN_WITHIN_S:g} s; this one was not begun.",
-                code="busy",
-                remedy="Send it again, in a shorter batch.",
-                retry_after_s=1,
-            )
-            _count_unread(session, late)
-            return _refused(request.id, late)
+                if time.monotonic() >= until:
+                    return _not_begun(request, session, f"took longer than {BEGIN_WITHIN_S:g} s")
+                if answer_bytes >= BATCH_ANSWER_BYTES:
+                    return _not_begun(request, session, f"have answers of {answer_bytes} bytes already")
+                answer = await self._one(request, session)
+                answer_bytes += len(answer or b"")
+                return answer
 
         return ahead + await asyncio.gather(*map(next_one, requests[len(ahead) :]))
 
@@ -130,6 +131,17 @@ async def _counted(method: Method, request: Request, session: Session) -> Any:
 def _count_unread(session: Session, error: HivebusError) -> None:
     """A request that nothing was called for."""
     REQUESTS.add(UNKNOWN, session.transport, error.code)
+
+
+def _not_begun(request: Request, session: Session, what: str) -> bytes | None:
+    error = TooMany(
+        f"The requests before it in the batch {what}; this one was not begun.",
+        code="not_begun",
+        remedy="Send it again, in a shorter batch.",
+        retry_after_s=1,
+    )
+    _count_unread(session, error)
+    return _refused(request.id, error)
 
 
 def _refused(token: bytes | None, error: HivebusError) -> bytes | None:

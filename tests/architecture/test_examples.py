@@ -53,6 +53,30 @@ def test_submit_tells_a_failure_a_refusal_and_a_wrong_key_apart(program: Running
     assert (unknown.returncode, unknown.stderr.partition(":")[0]) == (2, "unauthenticated")
 
 
+def test_the_json_rpc_client_waits_for_the_end_and_tells_a_refusal(program: RunningProgram) -> None:
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-I", str(EXAMPLES / "jsonrpc.py"), *argv]
+        return subprocess.run(
+            command, env=environment(program), capture_output=True, text=True, timeout=50, check=False
+        )
+
+    done = run("echo", "good day")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "completed\ngood day\n", "")
+    refused = run("deploy", "--token=abcdefgh")
+    assert (refused.returncode, refused.stderr.partition(":")[0]) == (1, "literal_secret")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page calls curl")
+def test_the_calls_of_the_json_rpc_page_are_answered_as_it_says(program: RunningProgram) -> None:
+    page = (EXAMPLES.parent / "how-to" / "speak-json-rpc.md").read_text()
+    script = page.partition("```sh\n")[2].partition("```")[0]
+    calls = "".join(line for line in script.splitlines(keepends=True) if not line.startswith("eval"))
+    done = subprocess.run(
+        ["sh", "-c", calls], env=environment(program), capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, page.partition("```json\n")[2].partition("```")[0])
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the example is a loop around curl")
 def test_the_event_loop_prints_each_event_once_through_a_restart(program: RunningProgram, tmp_path: Path) -> None:
     printed = tmp_path / "events"

@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from core.kernel.errors import AgentUnavailable, TooMany
+import entrypoints.rpc.engine
+from core.kernel.errors import AgentUnavailable, TooMany, Unprocessable
 from core.services.dispatch import Principal
 from entrypoints.calls import Action, Calls, QueryOptions
 from entrypoints.rpc.engine import IN_FLIGHT_MAX, Rpc, Session
+from entrypoints.rpc.errors import SENTENCE_CHARS_MAX
 from entrypoints.rpc.frame import BATCH_MAX, FRAME_BYTES_MAX
 from entrypoints.rpc.methods import methods
 from projections.agents import ListAgents
+from tests.entrypoints.frames import frames
 from tests.entrypoints.jsonrpc import Way, decoded, outline, over_http, post, request
 from tests.entrypoints.problem import problem
 from tests.entrypoints.program import RunningProgram
@@ -263,6 +266,14 @@ def test_an_error_carries_its_number_its_field_and_when_to_come_back() -> None:
     assert outline(answering(draining)(PING.encode())) == (1, -32000, "agent_unavailable")
 
 
+def test_an_error_does_not_repeat_a_megabyte() -> None:
+    async def quoting(params: dict[str, Any], one: Session) -> None:
+        raise Unprocessable(f"There is no {'x' * 100_000}.")
+
+    error = decoded(answering(quoting)(PING.encode()))["error"]
+    assert len(error["message"]) == len(error["data"]["reason"]) == SENTENCE_CHARS_MAX + len("...")
+
+
 def test_a_method_of_the_connection_goes_before_one_of_all() -> None:
     async def own(params: dict[str, Any], one: Session) -> str:
         return one.principal.actor
@@ -290,6 +301,20 @@ async def test_requests_of_a_batch_run_side_by_side_within_a_bound_and_are_answe
     assert begun == IN_FLIGHT_MAX
     gate.set()
     assert outline(await answer) == [(n, n) for n in range(BATCH_MAX)]
+
+
+@pytest.mark.parametrize("bound", ["BEGIN_WITHIN_S", "BATCH_ANSWER_BYTES"])
+def test_what_a_batch_has_no_time_or_room_for_is_not_begun(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Any] = []
+
+    async def count(params: dict[str, Any], one: Session) -> str:
+        begun.append(params)
+        return "done"
+
+    monkeypatch.setattr(entrypoints.rpc.engine, bound, 0)
+    batch = b"[" + b",".join([PING.encode()] * 3 + [NOTE.encode()]) + b"]"
+    assert outline(answering(count)(batch)) == [(1, -32002, "not_begun")] * 3
+    assert begun == []
 
 
 # --- what HTTP says before the engine is asked ------------------------------------------------------------------------
@@ -367,3 +392,18 @@ def test_an_older_name_is_refused_with_the_place_in_its_own_params(program: Runn
     decoded(ask(request("agent.retire", agent_id=spawned)))
     frame = {"agent_id": spawned, "command": "x", "parameters": {"argv": ["true"]}}
     assert refused("agent/execute", **frame) == (-32000, "agent_unavailable", None)
+
+
+# --- frames that nobody would send ------------------------------------------------------------------------------------
+
+
+def test_random_frames_are_each_answered_in_due_form_or_not_at_all() -> None:
+    """The real program gets more of them: `make accept ONLY=random-frames`."""
+    ask = engine(Rpc(CALLS, methods(CALLS, "1.2.3")), session())
+    codes = {code for frame in frames(7, 1_000) for _, *error in flat(outline(ask(frame))) for code in error[1:]}
+    assert {"malformed_json", "invalid_request", "unknown_action", "invalid_field", "batch_too_long"} <= codes
+    assert "internal" not in codes
+
+
+def flat(told: Any) -> list[Any]:
+    return told if isinstance(told, list) else [] if told is None else [told]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from core import agent as a
 from core import task as t
+from core.kernel.errors import Unavailable
 from core.scheduling.fleet import Fleet
 from entrypoints.rpc.log_messages import LogMessages
-from entrypoints.rpc.notifications import Notifications
-from tests.given import History, assigned, spawned, started, submitted
+from entrypoints.rpc.notifications import Metrics, Notifications
+from projections.catalogue import VIEWS
+from tests.given import History, ManualClock, assigned, projected, spawned, started, submitted
 
 ESTIMATE = "no statistics of task types are kept in this version"
 NO_TASK = "the agent works on nothing"
@@ -138,3 +142,55 @@ def test_warnings_of_the_log_are_told_once_without_their_traceback_and_the_oldes
     ]
     assert taken[0].params["timestamp"].endswith("Z")
     assert (messages.take(), messages.dropped) == ([], 2)
+
+
+MEASURED = {"active_agents": 2, "queued_tasks": 3, "live_tasks": 9, "cpu_usage": 12.5, "memory_usage": 40.0}
+
+
+async def test_metrics_are_measured_and_the_last_hour_is_counted(tmp_path: Path) -> None:
+    made = history()
+    made.commit("task", "x", t.TaskCompleted(fence=4, agent_id="a", started_ms=0, result={}))
+    clock = ManualClock(made.now_ms)
+    async with projected(tmp_path, VIEWS, made) as views:
+        told_now = (await Metrics(status(MEASURED), views, clock).measure()).params
+        clock.advance(3_601)
+        told_later = (await Metrics(status(MEASURED), views, clock).measure()).params
+    assert told_now == {
+        "timestamp": "2026-11-22T00:00:00.000Z",
+        "cpu_usage": 12.5,
+        "memory_usage": 40.0,
+        "active_agents": 2,
+        "queued_tasks": 3,
+        "completed_tasks_last_hour": 1,
+        "unknown": {},
+    }
+    assert told_later["completed_tasks_last_hour"] == 0
+
+
+async def test_a_figure_that_cannot_be_measured_is_null_with_the_reason() -> None:
+    away = "The database does not answer."
+    known = MEASURED | {"active_agents": None, "queued_tasks": None}
+    unknown = {"services.agents": away, "metrics.active_agents": away, "metrics.queued_tasks": away}
+    told_now = (await Metrics(status(known, unknown), _NoViews(away), ManualClock()).measure()).params
+    figures = ("active_agents", "queued_tasks", "completed_tasks_last_hour")
+    assert {name: told_now[name] for name in figures} == dict.fromkeys(figures)
+    assert told_now["unknown"] == dict.fromkeys(figures, away)
+
+
+def status(metrics: dict[str, Any], unknown: dict[str, str] | None = None) -> Callable[[], Awaitable[dict[str, Any]]]:
+    async def measured() -> dict[str, Any]:
+        return {"now": "2026-11-22T00:00:00.000Z", "metrics": metrics, "unknown": unknown or {}}
+
+    return measured
+
+
+class _NoViews:
+    """The database is away."""
+
+    parked = 0
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def reader(self, *, at: int | None, now_ms: int) -> Any:
+        raise Unavailable(self._reason)

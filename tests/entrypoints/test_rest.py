@@ -561,6 +561,7 @@ def test_head_is_get_without_the_body(program: RunningProgram, path: str) -> Non
         ("/api/tasks", "GET, HEAD, POST"),
         (f"/api/tasks/{UNKNOWN_ID}", "DELETE, GET, HEAD"),
         ("/api/status", "GET, HEAD"),
+        ("/api/", "POST"),
     ],
 )
 def test_another_method_is_a_405_that_names_those_there_are(
@@ -571,9 +572,7 @@ def test_another_method_is_a_405_that_names_those_there_are(
     assert response.headers["allow"] == allowed
 
 
-@pytest.mark.parametrize(
-    "path", ["/nope", "/api", "/api/", "/api/nope", "/api/tasks/a/b", "/api/../etc/passwd", "/index.php"]
-)
+@pytest.mark.parametrize("path", ["/nope", "/apis", "/api/nope", "/api/tasks/a/b", "/api/../etc/passwd", "/index.php"])
 @pytest.mark.parametrize("listener", ["api", "ui", "metrics"])
 def test_an_unknown_path_is_a_404_in_json(program: RunningProgram, listener: str, path: str) -> None:
     problem(program.request("GET", program.urls[listener] + path), 404, "unknown_path")
