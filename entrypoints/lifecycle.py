@@ -144,6 +144,7 @@ class _Life:
         apps = [make(program) for make in (api_app, ui_app, tools_app)] if API in program.roles else []
         apps.append(metrics_app(program, first=not apps))
         program.vitals.broker_pid = self._broker_pid
+        program.vitals.attempts = lambda: None if program.host is None else program.host.running
         self._listeners = [Listener(app, sock) for app, sock in zip(apps, sockets, strict=True)]
         async with asyncio.TaskGroup() as group:
             services = [group.create_task(service) for service in program.services()]

@@ -14,6 +14,7 @@ from prometheus_client.exposition import generate_latest
 from adapters.telemetry.described import Described, Kind, Measured, Reading
 from adapters.telemetry.instruments import Spread, Tally
 
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OK = "ok"
 UNKNOWN = "unknown"
 REQUEST_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -69,6 +70,7 @@ QUEUE_OLDEST = Reading(
     "hivebus_queue_oldest_age_seconds", "How long the oldest queued task has been queued; absent when none is."
 )
 AGENTS = Reading("hivebus_agents", "Agents by status, as the views show them; busy ones work on something.", "status")
+HOST_ATTEMPTS = Reading("hivebus_host_attempts_running", "Attempts that run on the agent host of this process.")
 BROKER_MEMORY = Reading(
     "hivebus_broker_resident_memory_bytes", "Resident memory of the broker, where this process started it."
 )
@@ -97,6 +99,7 @@ READINGS = (
     QUEUE,
     QUEUE_OLDEST,
     AGENTS,
+    HOST_ATTEMPTS,
     BROKER_MEMORY,
     DISK_FREE,
     DISK_USED,

@@ -220,7 +220,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     door = Door(
         load_key(admin_key_file(root)),
         host_key=load_key(host_key_file(root)),
-        hosts=_hosts(settings.allowed_hosts),
+        hosts=settings.host_names,
     )
 
     def executed() -> int:
@@ -356,10 +356,6 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
 def _role(leases: JetStreamLeases | None, name: str) -> Lease:
     """A lease where several processes may have a role; else the lock in the data directory is enough."""
     return Kept() if leases is None else leases.lease(name)
-
-
-def _hosts(text: str) -> frozenset[str]:
-    return frozenset(name.strip().lower() for name in text.split(",") if name.strip())
 
 
 def _fold_version() -> str:

@@ -54,6 +54,7 @@ class Scrape:
             await self._positions(measured)
             await self._counts(measured)
             measured.put(telemetry.LIVE_TASKS, len(self._scheduler.fleet.tasks))
+            measured.put(telemetry.HOST_ATTEMPTS, self._vitals.attempts())
             measured.put(telemetry.BROKER_MEMORY, self._broker_memory())
             if (space := self._disk.space) is not None:
                 measured.put(telemetry.DISK_FREE, space.free)

@@ -11,6 +11,7 @@ import psutil
 from msgspec import Struct
 from sanic import HTTPResponse, Request, Sanic
 
+from adapters.telemetry import CONTENT_TYPE
 from core.catalogue import AGENT_TYPES
 from core.kernel.errors import Unavailable
 from core.kernel.ports import Clock, EventLog
@@ -233,7 +234,7 @@ class System:
 
     async def _metrics(self, request: Request) -> HTTPResponse:
         self._door.check_origin(request)
-        return HTTPResponse(await self._scrape.take(), 200, content_type="text/plain; version=0.0.4; charset=utf-8")
+        return HTTPResponse(await self._scrape.take(), 200, content_type=CONTENT_TYPE)
 
 
 class _Session(Struct, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ class Vitals(Struct, kw_only=True):
     """What the program knows of its own state. `draining` turns readiness red from SIGTERM on.
 
     `waits` says for which database recording or the views wait; None where they go on. `broker_pid`: of the broker that
-    this process started, if it did.
+    this process started, if it did. `attempts` that run on its host, if it is one.
     """
 
     version: str
@@ -20,3 +20,4 @@ class Vitals(Struct, kw_only=True):
     draining: bool = False
     waits: Callable[[], str | None] = lambda: None
     broker_pid: Callable[[], int | None] = lambda: None
+    attempts: Callable[[], int | None] = lambda: None
