@@ -222,6 +222,8 @@ class _Life:
             life.cancel()
         grace_s = self._settings.grace_s
         left_s = grace_s - DRAIN_MARGIN_S
+        # Their clients come back to another replica, or to the next start: before the listeners end they know.
+        cut = await program.sockets.drain() if API in program.roles else 0
         served = [program.commands.drain(left_s)] if API in program.roles else []
         drained = asyncio.gather(*served, *(listener.drain(left_s) for listener in self._listeners))
         try:
@@ -230,7 +232,7 @@ class _Life:
                     await program.host.drain(grace_s / 2)
         except TimeoutError:
             logger.warning("Attempts did not end within the grace; the next start queues their tasks again.")
-        cut = sum(await drained)
+        cut += sum(await drained)
         # What was accepted to the last moment shall be in the store too: whoever copies it now has everything.
         if RECORDER in program.roles and program.recording.held:
             await program.recorded.wait_for(max(program.bus.newest, program.scheduler.fleet.position), RECORD_S)

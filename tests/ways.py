@@ -17,10 +17,13 @@ from typing import Any, Protocol
 
 import httpx
 import nats
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 DEADLINE_S = 30.0
 QUERY_MAX = 4096
+# RFC 6455, 7.4.1
+TOO_BIG = 1009
 # Of the calls that the contract's queries and commands take beside their fields.
 OPTIONS = {"idempotency_key": "Idempotency-Key", "correlation_id": "X-Correlation-Id"}
 
@@ -159,8 +162,13 @@ class WebSocket:
         hello = {"protocolVersion": {"major": 1, "minor": 0, "patch": 0}}
         with connect(url, additional_headers=self._address.headers, open_timeout=DEADLINE_S) as socket:
             for number, (method, params) in enumerate((("initialize", hello), (action, dict(arguments)))):
-                socket.send(json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}))
-                answer = self._answer(socket, number)
+                try:
+                    socket.send(json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}))
+                    answer = self._answer(socket, number)
+                except ConnectionClosed as closed:
+                    if closed.rcvd is not None and closed.rcvd.code == TOO_BIG:
+                        return Refusal("too_large")
+                    raise
         return _rpc_outcome(answer)
 
     @staticmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
 from adapters.telemetry.described import Described, Kind, Measured, Reading
@@ -47,11 +47,10 @@ EVENTS_DROPPED = Tally(
     "hivebus_events_dropped_total",
     "Events that were recorded and not passed on: the broker was away or slow. GET /api/events has them.",
 )
-# How many sockets are open goes up and down with them; frames and drops only grow.
-SOCKETS = Gauge("hivebus_sockets", "WebSocket connections that are open at this process.", registry=None)
-SOCKET_FRAMES = Tally("hivebus_socket_frames_total", "Frames handed to WebSocket connections.")
 SOCKET_DROPS = Tally(
-    "hivebus_socket_drops_total", "WebSocket connections that this process ended, by reason.", ["reason"]
+    "hivebus_socket_drops_total",
+    "WebSocket connections that this process ended: slow ones took nothing, silent ones gave no sign of life.",
+    ["reason"],
 )
 
 LOG_HEAD = Reading("hivebus_log_head_position", "Newest position of the log, asked of the broker.")
@@ -74,6 +73,12 @@ HOST_ATTEMPTS = Reading("hivebus_host_attempts_running", "Attempts that run on t
 BROKER_MEMORY = Reading(
     "hivebus_broker_resident_memory_bytes", "Resident memory of the broker, where this process started it."
 )
+SOCKETS = Reading("hivebus_sockets", "WebSocket connections that are open at this process.")
+SOCKET_FRAMES = Reading(
+    "hivebus_socket_frames_total",
+    "Batches of events written to subscribers, over WebSocket and as server-sent events.",
+    kind=Kind.COUNTER,
+)
 DISK_FREE = Reading("hivebus_disk_free_bytes", "Bytes that may still be written under the data directory.")
 DISK_USED = Reading("hivebus_disk_used_ratio", "Used share of the data directory's file system, 0 to 1.")
 
@@ -85,7 +90,6 @@ COUNTED: tuple[Tally | Spread, ...] = (
     COMMITS_RECORDED,
     EVENTS_PUBLISHED,
     EVENTS_DROPPED,
-    SOCKET_FRAMES,
     SOCKET_DROPS,
 )
 READINGS = (
@@ -100,6 +104,8 @@ READINGS = (
     QUEUE_OLDEST,
     AGENTS,
     HOST_ATTEMPTS,
+    SOCKETS,
+    SOCKET_FRAMES,
     BROKER_MEMORY,
     DISK_FREE,
     DISK_USED,
@@ -107,7 +113,7 @@ READINGS = (
 
 registry = CollectorRegistry()
 _PROCESS = ProcessCollector(namespace="hivebus", registry=registry)
-for _collector in (*COUNTED, SOCKETS):
+for _collector in COUNTED:
     registry.register(_collector)
 
 
@@ -126,7 +132,6 @@ def described() -> Iterator[Described]:
     """Every metric there can be, in the order of the reference page."""
     yield from (counted.described for counted in COUNTED)
     yield from (reading.described for reading in READINGS)
-    for collector in (SOCKETS, _PROCESS):
-        for family in collector.collect():
-            name = f"{family.name}_total" if family.type == "counter" else family.name
-            yield Described(name, Kind(family.type), family.documentation)
+    for family in _PROCESS.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        yield Described(name, Kind(family.type), family.documentation)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 
 class Kind(StrEnum):
@@ -27,33 +27,35 @@ class Described(Struct, frozen=True):
 
 
 class Reading(Struct, frozen=True):
-    """A gauge that is measured when somebody looks; with a label it has one value for each value of that label."""
+    """What is measured when somebody looks, or counted elsewhere; with a label, one value for each value of it."""
 
     name: str
     doc: str
     label: str | None = None
+    kind: Kind = Kind.GAUGE
 
     @property
     def described(self) -> Described:
         """As all metrics are described."""
-        return Described(self.name, Kind.GAUGE, self.doc, (self.label,) if self.label else ())
+        return Described(self.name, self.kind, self.doc, (self.label,) if self.label else ())
 
 
 class Measured:
     """The readings of one scrape. What could not be measured is not in it, and so not exposed."""
 
     def __init__(self) -> None:
-        self._families: list[GaugeMetricFamily] = []
+        self._families: list[Metric] = []
 
     def put(self, reading: Reading, value: float | Mapping[str, float] | None) -> None:
         """A value, or one for each value of the label; None is unknown."""
         if value is None:
             return
-        family = GaugeMetricFamily(reading.name, reading.doc, labels=[reading.label] if reading.label else [])
+        make = CounterMetricFamily if reading.kind is Kind.COUNTER else GaugeMetricFamily
+        family = make(reading.name, reading.doc, labels=[reading.label] if reading.label else [])
         for name, number in value.items() if isinstance(value, Mapping) else [("", value)]:
             family.add_metric([name] if reading.label else [], number)
         self._families.append(family)
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         """The families, for prometheus-client."""
         return self._families

@@ -16,6 +16,7 @@ from entrypoints.http.pages import add_pages
 from entrypoints.http.rest import add_queries, add_routes
 from entrypoints.mcp.endpoint import add_mcp
 from entrypoints.mcp.server import Mcp
+from entrypoints.websocket.handshake import add_tickets, add_websocket
 
 if TYPE_CHECKING:
     from entrypoints.bootstrap.program import Program
@@ -33,6 +34,7 @@ def ui_app(program: Program) -> Sanic[Any, Any]:
     app = make_app("hivebus-ui", first=False)
     _add_api(program, app)
     add_pages(app)
+    add_websocket(app, program.sockets, program.door)
     return app
 
 
@@ -40,7 +42,7 @@ def tools_app(program: Program) -> Sanic[Any, Any]:
     """For tools: every query, as of any position, the events to replay, and MCP, which may command as well."""
     app = make_app("hivebus-tools", first=False)
     add_queries(app, program.registry, program.dispatcher, program.door)
-    add_events(app, program.store, program.codec, program.recorded, program.door)
+    add_events(app, program.store, program.codec, program.recorded, program.streams, program.door)
     add_mcp(app, Mcp(program.calls, program.blobs, program.vitals.version), program.door)
     program.system.add_health(app)
     return app
@@ -58,8 +60,9 @@ def _add_api(program: Program, app: Sanic[Any, Any]) -> None:
     add_routes(app, program.registry, program.dispatcher, program.door)
     add_aliases(app, program.agent_tasks, program.door)
     add_jsonrpc(app, program.rpc, program.door)
-    add_events(app, program.store, program.codec, program.recorded, program.door)
+    add_events(app, program.store, program.codec, program.recorded, program.streams, program.door)
     add_blobs(app, program.blobs, program.door, program.disk.refuse_growth)
     add_log_care(app, program.care, program.trimmer, program.door)
+    add_tickets(app, program.door)
     program.system.add_health(app)
     program.system.add_api(app)

@@ -42,6 +42,7 @@ from core.kernel.subjects import CLIENT_USER
 from core.services.agent_host import AgentHost
 from core.services.disk import DiskGuard, Marks
 from core.services.dispatch import Dispatcher, Principal
+from core.services.feed import Feed
 from core.services.heads import Heads
 from core.services.host_door import HostDoor
 from core.services.leadership import Kept, hold
@@ -63,16 +64,21 @@ from entrypoints.bootstrap.opened import Ground, opened
 from entrypoints.calls import Calls, actions_of
 from entrypoints.database import address_of, places
 from entrypoints.http.door import Door, load_key
+from entrypoints.http.event_stream import EventStreams
 from entrypoints.http.events import event_list
 from entrypoints.http.system import System
 from entrypoints.http.vitals import Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
-from entrypoints.roles import AGENTS, RECORDER, SCHEDULER
+from entrypoints.roles import AGENTS, API, RECORDER, SCHEDULER
 from entrypoints.rpc.engine import Rpc
+from entrypoints.rpc.log_messages import LogMessages
 from entrypoints.rpc.methods import methods
+from entrypoints.rpc.notifications import Metrics, Notifications
 from entrypoints.rpc.older import older_actions
 from entrypoints.settings import Settings, load
+from entrypoints.websocket.sockets import Sockets
+from entrypoints.websocket.watching import Watching
 from projections.catalogue import QUERIES, VIEWS
 
 logger = logging.getLogger("hivebus")
@@ -114,6 +120,9 @@ class Program(Struct, frozen=True, kw_only=True):
     calls: Calls
     agent_tasks: AgentTasks
     rpc: Rpc
+    feed: Feed
+    streams: EventStreams
+    sockets: Sockets
     commands: Commands
     door: Door
     system: System
@@ -136,6 +145,8 @@ class Program(Struct, frozen=True, kw_only=True):
         ]
         if RECORDER in self.roles:
             loops.append(self._record())
+        if API in self.roles:
+            loops += [self.feed.run(), self.sockets.run()]
         if self.shared or RECORDER not in self.roles:
             loops.append(self.follower.run())
         return loops
@@ -259,14 +270,17 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         live_tasks_max=settings.live_tasks_max,
         refuse=disk.refuse,
     )
+    feed = Feed(store, codec, recorded, clock)
+
+    def recorded_here(commits: Sequence[tuple[Entry, Body]]) -> None:
+        recorded_metrics.count(commits)
+        relay.offer(commits)
+        feed.offer(commits)
+
     heads = Heads(store, store.care, FileSigner.open(root), recorded, clock)
     trimmer = trimmer_of(root, ground.upkeep, store, heads, codec, registry, clock, scheduler, log, bus)
     principal = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
     vitals = Vitals(version=version, started_ms=clock.now_ms(), slots=settings.slots)
-
-    def heard(commits: Sequence[tuple[Entry, Body]]) -> None:
-        recorded_metrics.count(commits)
-        relay.offer(commits)
 
     def not_ready() -> str | None:
         # Where roles are not shared, this process leads or nobody does.
@@ -291,6 +305,14 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     agent_tasks = AgentTasks(bus, dispatcher)
     # Older names are for JSON-RPC alone: elsewhere they would be a second tool for the same thing.
     named = Calls((*calls.actions.values(), *older_actions(calls, agent_tasks)))
+    rpc = Rpc(named, methods(named, version))
+    messages = LogMessages()
+    logging.getLogger("hivebus").addHandler(messages)
+    metrics = Metrics(system.status, views, clock)
+    watching = Watching(feed, codec, Notifications(lambda: scheduler.fleet), metrics, messages)
+    sockets = Sockets(rpc, feed, watching, connections_max=settings.sockets_max)
+    if API in settings.role_set:
+        vitals.sockets = sockets.as_document
     program = Program(
         roles=settings.role_set,
         recording=_role(ground.leases, RECORDER),
@@ -306,7 +328,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             codec,
             clock,
             on_recorded=recorded.advance,
-            on_commits=heard,
+            on_commits=recorded_here,
             pace=Pace(
                 clock,
                 share=RECORDER_SHARE,
@@ -338,7 +360,10 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         dispatcher=dispatcher,
         calls=calls,
         agent_tasks=agent_tasks,
-        rpc=Rpc(named, methods(named, version)),
+        rpc=rpc,
+        feed=feed,
+        streams=EventStreams(feed),
+        sockets=sockets,
         commands=Commands(ground.channel, registry, dispatcher, clock, principal, version=version),
         door=door,
         system=system,

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 from sanic import HTTPResponse, Request, Sanic
 
+from adapters.telemetry import OK, REQUESTS
 from core.kernel.cloud_events import CloudEvent, cloud_events
 from core.kernel.codec import Codec, Undecodable
 from core.kernel.commit import split_subject
@@ -21,6 +22,7 @@ from entrypoints.calls import Action, NoOptions
 from entrypoints.decode import from_query
 from entrypoints.http.counted import counted
 from entrypoints.http.door import Door
+from entrypoints.http.event_stream import MEDIA, EventStreams
 from entrypoints.http.rest import READ, arguments_of
 
 PAGE = 1000
@@ -44,10 +46,18 @@ class ReadEvents(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     id: str | None = None
 
 
-def add_events(app: Sanic[Any, Any], store: Store, codec: Codec, recorded: PositionGate, door: Door) -> None:
-    """GET /api/events."""
+def add_events(
+    app: Sanic[Any, Any], store: Store, codec: Codec, recorded: PositionGate, streams: EventStreams, door: Door
+) -> None:
+    """GET /api/events: a page of JSON lines, or server-sent events without an end."""
 
-    async def read(request: Request) -> HTTPResponse:
+    async def stream(request: Request) -> None:
+        door.admit(request)
+        # How long it lasts is the client's choice, and no measure of the answer.
+        REQUESTS.add("event.list", "sse", OK)
+        await streams.answer(request)
+
+    async def page(request: Request) -> HTTPResponse:
         door.admit(request)
         query = from_query(ReadEvents, arguments_of(request))
         events, after = await read_events(query, store, codec, recorded, lambda: bool(request.app.ctx.draining))
@@ -55,7 +65,15 @@ def add_events(app: Sanic[Any, Any], store: Store, codec: Codec, recorded: Posit
         headers = {"Hivebus-Next": str(after), "Hivebus-Position": str(recorded.position)}
         return HTTPResponse(lines, 200, headers, "application/x-ndjson")
 
-    app.add_route(counted(read, "event.list"), "/api/events", methods=READ, name="events")
+    pages = counted(page, "event.list")
+
+    async def read(request: Request) -> HTTPResponse | None:
+        if MEDIA in request.headers.get("accept", "") and request.method == "GET":
+            await stream(request)
+            return None
+        return await pages(request)
+
+    app.add_route(read, "/api/events", methods=READ, name="events")
 
 
 async def read_events(

@@ -55,6 +55,10 @@ class Scrape:
             await self._counts(measured)
             measured.put(telemetry.LIVE_TASKS, len(self._scheduler.fleet.tasks))
             measured.put(telemetry.HOST_ATTEMPTS, self._vitals.attempts())
+            if self._vitals.sockets is not None:
+                sockets = self._vitals.sockets()
+                measured.put(telemetry.SOCKETS, sockets["connections"])
+                measured.put(telemetry.SOCKET_FRAMES, sockets["frames"])
             measured.put(telemetry.BROKER_MEMORY, self._broker_memory())
             if (space := self._disk.space) is not None:
                 measured.put(telemetry.DISK_FREE, space.free)

@@ -136,7 +136,8 @@ class System:
     async def _measure_status(self) -> dict[str, Any]:
         broker = await self._log.healthy()
         now_ms = self._clock.now_ms()
-        unknown = {"services.websocket": "this version has no WebSocket listener"}
+        sockets = self._vitals.sockets
+        unknown = {} if sockets else {"services.websocket": "this process serves no WebSocket"}
         active: int | None = None
         queued: int | None = None
         waits = self._vitals.waits()
@@ -151,7 +152,7 @@ class System:
             unknown |= dict.fromkeys(("metrics.active_agents", "metrics.queued_tasks"), error.sentence)
         services = {
             "agents": None if active is None else "healthy" if active else "degraded",
-            "websocket": None,
+            "websocket": None if sockets is None else "degraded" if self._vitals.draining else "healthy",
             "database": "unhealthy" if active is None else "degraded" if self._views.parked else "healthy",
             "broker": "healthy" if broker else "unhealthy",
             "disk": DISK[self._disk.level],
@@ -172,6 +173,7 @@ class System:
                 "memory_usage": psutil.virtual_memory().percent,
                 "memory_rss_bytes": self._process.memory_info().rss,
             },
+            "websocket": None if sockets is None else sockets(),
             "disk": self._disk.as_document(),
             "log": msgspec.to_builtins(self._care.state),
             "positions": {"recorded": self._recorded.position, "applied": self._applied.position},
@@ -205,7 +207,7 @@ class System:
                 "max_concurrent_tasks": sum(
                     host.slots for host in self._scheduler.fleet.hosts.values() if host.session
                 ),
-                "supported_protocols": ["rest", "jsonrpc", "nats", "mcp"],
+                "supported_protocols": ["rest", "jsonrpc", "websocket", "server-sent events", "nats", "mcp"],
             },
             "version": self._vitals.version,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from msgspec import Struct
 
@@ -11,7 +12,8 @@ class Vitals(Struct, kw_only=True):
     """What the program knows of its own state. `draining` turns readiness red from SIGTERM on.
 
     `waits` says for which database recording or the views wait; None where they go on. `broker_pid`: of the broker that
-    this process started, if it did. `attempts` that run on its host, if it is one.
+    this process started, if it did. `attempts` that run on its host, if it is one. `sockets` counts the WebSocket
+    clients; None where this process serves none.
     """
 
     version: str
@@ -20,4 +22,5 @@ class Vitals(Struct, kw_only=True):
     draining: bool = False
     waits: Callable[[], str | None] = lambda: None
     broker_pid: Callable[[], int | None] = lambda: None
+    sockets: Callable[[], dict[str, Any]] | None = None
     attempts: Callable[[], int | None] = lambda: None

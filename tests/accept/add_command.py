@@ -16,7 +16,7 @@ import httpx
 from tests.accept.program import Client, Program
 from tests.accept.recipe import ROOT, carry_out, copied, hand_written
 from tests.accept.script import Figures, Options, expect, main, note
-from tests.ways import Address, CommandLine, JsonRpc, Mcp, Nats, Place, Refusal, Rest, Way, command_line_in
+from tests.ways import Address, CommandLine, JsonRpc, Mcp, Nats, Place, Refusal, Rest, Way, WebSocket, command_line_in
 
 PAGE = ROOT / "docs" / "how-to" / "add-a-command.md"
 COMMAND, EVENT = "agent.rename", "hivebus.agent.renamed"
@@ -74,6 +74,7 @@ def _ways(address: Address, http: httpx.Client, copy: Path) -> list[Way]:
     return [
         Rest(address, http, ROUTES),
         JsonRpc(address, http),
+        WebSocket(address),
         Nats(address),
         Mcp(address, http),
         CommandLine(command_line_in(copy, address), {COMMAND: "agent_id"}),

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from entrypoints.cli.app import cli
 from tests.entrypoints.program import RunningProgram
 from tests.entrypoints.samples import ACTIONS, BAD, COMMANDS, Bad, good, made
-from tests.ways import Address, CannotSay, CommandLine, JsonRpc, Mcp, Nats, Outcome, Refusal, Rest, Way
+from tests.ways import Address, CannotSay, CommandLine, JsonRpc, Mcp, Nats, Outcome, Refusal, Rest, Way, WebSocket
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -50,6 +50,7 @@ def ways(program: RunningProgram) -> list[Way]:
     return [
         Rest(address, client, places),
         JsonRpc(address, client),
+        WebSocket(address),
         Nats(address),
         Mcp(address, client),
         command_line(address),
@@ -130,7 +131,7 @@ def test_a_mistake_is_refused_alike_whichever_way_it_comes(program: RunningProgr
     if outcomes.get("cli") == Refusal("usage"):
         del outcomes["cli"]
     # These two have words for everything; a path and a query string do not.
-    assert outcomes.keys() >= {"json-rpc", "mcp"}
+    assert outcomes.keys() >= {"json-rpc", "websocket", "mcp"}
     assert outcomes == dict.fromkeys(outcomes, bad.refusal)
 
 
@@ -139,6 +140,7 @@ def test_an_action_that_there_is_none_of_is_no_success_anywhere(ways: list[Way])
     assert codes == {
         "rest": Refusal("unknown_path"),
         "json-rpc": Refusal("unknown_action"),
+        "websocket": Refusal("unknown_action"),
         "nats": Refusal("unknown_command"),
         "mcp": Refusal("unknown_action"),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.sync.client import connect
 
 from tests.entrypoints.program import RunningProgram, until
 
@@ -110,6 +112,24 @@ def test_the_process_and_the_broker_that_it_started_are_measured(program: Runnin
     assert found["hivebus_broker_resident_memory_bytes"] == pytest.approx(broker.memory_info().rss, rel=0.2)
     assert found["hivebus_process_open_fds"] > 0
     assert 0 < found["hivebus_process_cpu_seconds_total"] <= sum(own.cpu_times()[:2])
+
+
+def test_sockets_and_what_is_written_to_them_are_counted(program: RunningProgram) -> None:
+    url = program.urls["ui"].replace("http://", "ws://") + "/ws"
+    before = measured(program)
+    with connect(url, additional_headers={"Authorization": f"Bearer {program.key}"}) as socket:
+        hello = {"protocolVersion": {"major": 1}}
+        for number, (method, params) in enumerate((("initialize", hello), ("events/subscribe", {}))):
+            socket.send(json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}))
+            assert "result" in json.loads(socket.recv(timeout=10))
+        assert measured(program)["hivebus_sockets"] == before["hivebus_sockets"] + 1
+        program.submit("true", **NOBODYS)
+        assert json.loads(socket.recv(timeout=10))["method"] == "events/batch"
+        after = measured(program)
+        assert after["hivebus_socket_frames_total"] > before["hivebus_socket_frames_total"]
+        name = "hivebus_requests_total events/subscribe ok websocket"
+        assert after[name] == before.get(name, 0) + 1
+    until(lambda: measured(program)["hivebus_sockets"] == before["hivebus_sockets"], what="the socket to be gone")
 
 
 def test_what_nobody_can_know_is_absent(tmp_path: Path) -> None:
