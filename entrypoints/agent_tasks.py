@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from core.agent import Agent
+from core.kernel.answers import CreatedAnswer, Time, Unknown
 from core.kernel.command_bus import CommandBus
-from core.kernel.errors import AgentUnavailable
+from core.kernel.errors import AgentUnavailable, Gone, HivebusError, NotFound, TooMany
 from core.services.dispatch import Dispatcher, Envelope, Principal
 from core.task import SubmitTask, Word
 
 NO_STATISTICS = "no statistics of task types are kept in this version"
+
+AGENT_TASK_FAULTS: Mapping[str, type[HivebusError]] = {
+    "unknown_agent": NotFound,
+    "trimmed_agent": Gone,
+    "agent_unavailable": AgentUnavailable,
+    "too_many_tasks": TooMany,
+}
 
 Priority = Literal["critical", "high", "normal", "low", "background"] | Annotated[int, Meta(ge=0, le=9)]
 TimeoutS = Annotated[float, Meta(gt=0, le=86_400)]
@@ -25,6 +34,15 @@ class AgentTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parameters: dict[str, Any]
     priority: Priority = "normal"
     timeout: TimeoutS = 60.0
+
+
+class AgentTaskAnswer(CreatedAnswer):
+    """The answer to a task for one agent."""
+
+    task_id: str
+    agent_id: str
+    estimated_completion: Time | None
+    unknown: Unknown
 
 
 class AgentTasks:

@@ -18,8 +18,11 @@ _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", r
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _FIELD = re.compile(r"field `([^`]+)`")
 _KEY_MAX = 200
-_KEY = re.compile(rf"[\x20-\x7e]{{1,{_KEY_MAX}}}").fullmatch
-_TOKEN = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
+# The documents say these too, so each reads the same in Python and in ECMAScript.
+KEY_PATTERN = rf"[ -~]{{1,{_KEY_MAX}}}"
+CORRELATION_PATTERN = r"[A-Za-z0-9._:-]{1,64}"
+_KEY = re.compile(KEY_PATTERN).fullmatch
+_TOKEN = re.compile(CORRELATION_PATTERN).fullmatch
 
 S = TypeVar("S", bound=Struct)
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
 from msgspec import Meta, Struct
 from sqlalchemy import Column, ColumnElement, func, select
 
+from core.kernel.answers import Position, Time, Unknown
 from core.kernel.errors import NotFound, Unprocessable
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.scheduling.eligibility import Requirement, why_nobody
+from core.task import Retry
 from projections.agents import candidates
 from projections.tasks import specs, tasks
-from projections.timeline import history_of
+from projections.timeline import Happening, history_of
 from projections.view import Reader, true_at
 
 UNKNOWN_ESTIMATE = "no statistics of task types are kept in this version"
 # The contract's older words for a status are still understood as filters.
 STATUS_WORDS = {"created": "submitted", "retrying": "scheduled", "pending": "queued"}
-STATUSES = (
+Status = Literal[
     "submitted",
     "blocked",
     "scheduled",
@@ -32,13 +34,103 @@ STATUSES = (
     "failed",
     "cancelled",
     "expired",
-)
+]
+STATUSES = get_args(Status)
+
+
+class TaskSummary(TypedDict):
+    """A task in a list. `outcome`, `error` and `exit_code` are those of its last attempt that ended."""
+
+    id: str
+    agent_id: str | None
+    type: str
+    status: Status
+    progress: Annotated[float, Meta(ge=0, le=1)] | None
+    current_step: str | None
+    executor: str
+    name: str | None
+    priority: Annotated[int, Meta(ge=0, le=9)]
+    project: str
+    labels: dict[str, str]
+    requires: list[str]
+    agent_type: str | None
+    attempt: Annotated[int, Meta(ge=0, description="The number of the last attempt; 0 before the first one.")]
+    cancelling: bool
+    outcome: str | None
+    error: str | None
+    exit_code: int | None
+    unassignable: Annotated[str | None, Meta(description="Why no agent that there is can ever take it.")]
+    actor: str
+    correlation_id: str
+    created_at: Time
+    started_at: Time | None
+    completed_at: Time | None
+    not_before: Time | None
+    estimated_completion: Time | None
+    unknown: Unknown
+
+
+class Pagination(TypedDict):
+    """Where a page lies among all."""
+
+    total: int
+    limit: int
+    offset: int
+    has_more: bool
+
+
+class TaskPage(TypedDict):
+    """One page of the tasks that match."""
+
+    tasks: list[TaskSummary]
+    pagination: Pagination
+    position: Position
+
+
+class TaskAttempt(TypedDict):
+    """An attempt that ended."""
+
+    attempt: int
+    agent_id: str
+    started_at: Time | None
+    ended_at: Time
+    outcome: str
+    error: str | None
+
+
+class TaskDetails(TaskSummary):
+    """All that the views hold about a task."""
+
+    parameters: dict[str, Any]
+    result: Annotated[dict[str, Any] | None, Meta(description="What the executor really got, in its own words.")]
+    attempts: list[TaskAttempt]
+    history: Annotated[list[Happening], Meta(description="Its events, oldest first, at most 1,000.")]
+    retry: Retry
+    timeout_s: float
+    position: Position
+
+
+class Assignment(TypedDict):
+    """Who works on what."""
+
+    agent_id: str
+    task_id: str
+    since: Time
+    lease_expires_at: Time | None
+    unknown: Unknown
+
+
+class AssignmentList(TypedDict):
+    """The attempts that hold a slot."""
+
+    assignments: list[Assignment]
+    position: Position
 
 
 class ListTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """List tasks, newest first."""
 
-    status: str | None = None
+    status: Annotated[str, Meta(extra_json_schema={"enum": [*STATUSES, *STATUS_WORDS, "timeout"]})] | None = None
     agent_id: str | None = None
     type: str | None = None
     correlation_id: str | None = None
@@ -46,7 +138,7 @@ class ListTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     offset: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
 
 
-async def list_tasks(query: ListTasks, reader: Reader) -> dict[str, Any]:
+async def list_tasks(query: ListTasks, reader: Reader) -> TaskPage:
     """One page and the number of all."""
     few = query.correlation_id is not None or query.agent_id is not None
     where = [true_at(tasks, reader.at, selective=not few), *_filters(query)]
@@ -100,7 +192,7 @@ class ShowTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     task_id: str
 
 
-async def show_task(query: ShowTask, reader: Reader) -> dict[str, Any]:
+async def show_task(query: ShowTask, reader: Reader) -> TaskDetails:
     """Everything the views hold about it."""
     statement = (
         select(tasks, *_spec_columns(), specs.c.parameters, specs.c.retry)
@@ -115,7 +207,8 @@ async def show_task(query: ShowTask, reader: Reader) -> dict[str, Any]:
             remedy="List what there is: GET /api/tasks, or `hivebus task list`.",
         )
     row = rows[0]
-    return _summary(row, await _reasons(reader, rows)) | {
+    return {
+        **_summary(row, await _reasons(reader, rows)),
         "parameters": row["parameters"],
         "result": row["result"],
         "attempts": row["attempts"],
@@ -126,7 +219,7 @@ async def show_task(query: ShowTask, reader: Reader) -> dict[str, Any]:
     }
 
 
-def _summary(row: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
+def _summary(row: Mapping[str, Any], reasons: Mapping[str, str]) -> TaskSummary:
     return {
         "id": row["id"],
         "agent_id": row["agent_id"],
@@ -186,7 +279,7 @@ class ListAssignments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
 
 
-async def list_assignments(query: ListAssignments, reader: Reader) -> dict[str, Any]:
+async def list_assignments(query: ListAssignments, reader: Reader) -> AssignmentList:
     """The attempts that hold a slot."""
     statement = (
         select(tasks.c.id, tasks.c.agent_id, tasks.c.assigned_ms)

@@ -8,6 +8,7 @@ from sanic import Sanic
 
 from entrypoints.http.aliases import add_aliases
 from entrypoints.http.blobs import add_blobs
+from entrypoints.http.documents import add_documents
 from entrypoints.http.events import add_events
 from entrypoints.http.jsonrpc import add_jsonrpc
 from entrypoints.http.listener import make_app
@@ -39,11 +40,12 @@ def ui_app(program: Program) -> Sanic[Any, Any]:
 
 
 def tools_app(program: Program) -> Sanic[Any, Any]:
-    """For tools: every query, as of any position, the events to replay, and MCP, which may command as well."""
+    """For tools: every query as of any position, the events to replay, the documents; and MCP, which may command."""
     app = make_app("hivebus-tools", first=False)
     add_queries(app, program.registry, program.dispatcher, program.door)
     add_events(app, program.store, program.codec, program.recorded, program.streams, program.door)
     add_mcp(app, Mcp(program.calls, program.blobs, program.vitals.version), program.door)
+    add_documents(app, program.documents)
     program.system.add_health(app)
     return app
 

@@ -76,6 +76,7 @@ from entrypoints.rpc.log_messages import LogMessages
 from entrypoints.rpc.methods import methods
 from entrypoints.rpc.notifications import Metrics, Notifications
 from entrypoints.rpc.older import older_actions
+from entrypoints.schemas.documents import Documents, discovery
 from entrypoints.settings import Settings, load
 from entrypoints.websocket.sockets import Sockets
 from entrypoints.websocket.watching import Watching
@@ -119,6 +120,7 @@ class Program(Struct, frozen=True, kw_only=True):
     dispatcher: Dispatcher
     calls: Calls
     agent_tasks: AgentTasks
+    documents: Documents
     rpc: Rpc
     feed: Feed
     streams: EventStreams
@@ -305,7 +307,8 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     agent_tasks = AgentTasks(bus, dispatcher)
     # Older names are for JSON-RPC alone: elsewhere they would be a second tool for the same thing.
     named = Calls((*calls.actions.values(), *older_actions(calls, agent_tasks)))
-    rpc = Rpc(named, methods(named, version))
+    documents = Documents(calls, named, registry, version)
+    rpc = Rpc(named, {**methods(named, version), **discovery(documents)})
     messages = LogMessages()
     logging.getLogger("hivebus").addHandler(messages)
     metrics = Metrics(system.status, views, clock)
@@ -360,6 +363,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         dispatcher=dispatcher,
         calls=calls,
         agent_tasks=agent_tasks,
+        documents=documents,
         rpc=rpc,
         feed=feed,
         streams=EventStreams(feed),

@@ -33,7 +33,8 @@ HELD_BYTES_MAX = 1024 * 1024
 LOOK_UP_S = 0.5
 RETRY_MS = 1_000
 
-_last_id = re.compile(r"([0-9]{1,18})(?:/([0-9]{1,9}))?").fullmatch
+LAST_ID_PATTERN = r"([0-9]{1,18})(?:/([0-9]{1,9}))?"
+_last_id = re.compile(LAST_ID_PATTERN).fullmatch
 
 
 class FollowEvents(Filter, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -23,6 +23,7 @@ from entrypoints.decode import from_query
 from entrypoints.http.counted import counted
 from entrypoints.http.door import Door
 from entrypoints.http.event_stream import MEDIA, EventStreams
+from entrypoints.http.readings import EventPage
 from entrypoints.http.rest import READ, arguments_of
 
 PAGE = 1000
@@ -107,6 +108,7 @@ def event_list(store: Store, codec: Codec, recorded: PositionGate, ending: Calla
         read_only=True,
         carry=carry,
         route=Route("GET", "/api/events"),
+        answer=EventPage,
     )
 
 

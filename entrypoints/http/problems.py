@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 from time import perf_counter
+from typing import NotRequired, TypedDict
 
 import orjson
 from sanic import HTTPResponse, Request
@@ -27,6 +28,22 @@ logger = logging.getLogger("hivebus.http")
 
 PROBLEM = "application/problem+json"
 METHODS = ("DELETE", "GET", "HEAD", "POST", "PUT")
+
+
+class Problem(TypedDict):
+    """An error (RFC 9457). `code` is stable, `detail` says what happened, `remedy` what to do.
+
+    `pointer` (RFC 6901) names the field that does not fit. Some errors say more: a `position`, what is `known`.
+    """
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    remedy: str
+    pointer: NotRequired[str]
+    retry_after_s: NotRequired[float]
 
 
 class WrongMethod(HivebusError):

@@ -61,8 +61,8 @@ def command_handler(spec: CommandSpec, dispatcher: Dispatcher, door: Door) -> Ha
             refuse_unknown(values)
             check_media(request, JSON, NDJSON) if spec.creates else check_media(request, JSON)
             if spec.creates and _is_batch(request):
-                answer = await dispatcher.batch(batch_of(struct, request), principal, envelope)
-                return json_response(answer, status)
+                items = await dispatcher.batch(batch_of(struct, request), principal, envelope)
+                return json_response(items, status)
             command = from_json(struct, request.body, fields)
         answer = await dispatcher.command(command, principal, envelope)
         headers = {"Location": f"{location}{answer[f'{spec.noun}_id']}"} if location else {}
@@ -96,7 +96,7 @@ class Answer(HTTPResponse):
         return ((name.encode("ascii"), str(value).encode("ascii")) for name, value in self.headers.items())
 
 
-def json_response(answer: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> HTTPResponse:
+def json_response(answer: Mapping[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> HTTPResponse:
     """JSON with the position that it speaks of."""
     headers = headers or {}
     if "position" in answer:

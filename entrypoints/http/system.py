@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -25,14 +25,30 @@ from entrypoints.calls import Action, Nothing, plain
 from entrypoints.decode import from_json, from_query
 from entrypoints.http.counted import counted
 from entrypoints.http.door import COOKIE, SESSION_S, Door, check_media
+from entrypoints.http.readings import Health, Services, SystemInfo, SystemStatus
 from entrypoints.http.rest import JSON, READ, arguments_of, json_response
 from entrypoints.http.scrape import Scrape
 from entrypoints.http.vitals import Vitals
 from projections.agents import count_active
 from projections.queue import ShowQueue, show_queue
 
-DISK = {Level.OK: "healthy", Level.WARN: "degraded", Level.FULL: "unhealthy", Level.EXHAUSTED: "unhealthy"}
+DISK: dict[Level, Health] = {
+    Level.OK: "healthy",
+    Level.WARN: "degraded",
+    Level.FULL: "unhealthy",
+    Level.EXHAUSTED: "unhealthy",
+}
 NOT_HERE = "this node is not part of a Docker Swarm"
+
+
+def system_actions(
+    status: Callable[[], Awaitable[SystemStatus]], info: Callable[[], Awaitable[SystemInfo]]
+) -> tuple[Action, ...]:
+    """The readings of the program as actions."""
+    return (
+        plain("system.status", "Health and figures of the program, measured now.", "/api/status", status),
+        plain("system.info", "What this system is and can do.", "/api/info", info),
+    )
 
 
 class System:
@@ -95,10 +111,7 @@ class System:
 
     def actions(self) -> tuple[Action, ...]:
         """What every way in can ask of the program itself."""
-        return (
-            plain("system.status", "Health and figures of the program, measured now.", "/api/status", self.status),
-            plain("system.info", "What this system is and can do.", "/api/info", self.info),
-        )
+        return system_actions(self.status, self.info)
 
     # --- handlers ---
 
@@ -128,12 +141,12 @@ class System:
         from_query(Nothing, arguments_of(request))
         return json_response(await self.status())
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> SystemStatus:
         """Health and figures of the program, measured now."""
         async with self._measuring:
             return await self._measure_status()
 
-    async def _measure_status(self) -> dict[str, Any]:
+    async def _measure_status(self) -> SystemStatus:
         broker = await self._log.healthy()
         now_ms = self._clock.now_ms()
         sockets = self._vitals.sockets
@@ -150,14 +163,14 @@ class System:
         except Unavailable as error:
             unknown["services.agents"] = error.sentence
             unknown |= dict.fromkeys(("metrics.active_agents", "metrics.queued_tasks"), error.sentence)
-        services = {
+        services: Services = {
             "agents": None if active is None else "healthy" if active else "degraded",
             "websocket": None if sockets is None else "degraded" if self._vitals.draining else "healthy",
             "database": "unhealthy" if active is None else "degraded" if self._views.parked else "healthy",
             "broker": "healthy" if broker else "unhealthy",
             "disk": DISK[self._disk.level],
         }
-        worst = "unhealthy" if "unhealthy" in services.values() else "healthy"
+        worst: Health = "unhealthy" if "unhealthy" in services.values() else "healthy"
         return {
             "status": "degraded" if worst == "healthy" and "degraded" in services.values() else worst,
             "version": self._vitals.version,
@@ -185,7 +198,7 @@ class System:
         from_query(Nothing, arguments_of(request))
         return json_response(await self.info())
 
-    async def info(self) -> dict[str, Any]:
+    async def info(self) -> SystemInfo:
         """What this system is and can do."""
         return {
             "system": {
@@ -199,7 +212,7 @@ class System:
                 "agent_types": {
                     name: {
                         "executor": kind.executor,
-                        "capabilities": kind.capabilities,
+                        "capabilities": list(kind.capabilities),
                         "description": kind.description,
                     }
                     for name, kind in AGENT_TYPES.items()
@@ -215,7 +228,7 @@ class System:
     async def _session(self, request: Request) -> HTTPResponse:
         self._door.check_origin(request)
         check_media(request, JSON)
-        asked = from_json(_Session, request.body)
+        asked = from_json(AskedSession, request.body)
         cookie = self._door.session_for(ticket=asked.ticket, key=asked.key)
         response = json_response({"message": "This browser is known for 30 days."}, 201)
         response.add_cookie(
@@ -239,6 +252,8 @@ class System:
         return HTTPResponse(await self._scrape.take(), 200, content_type=CONTENT_TYPE)
 
 
-class _Session(Struct, forbid_unknown_fields=True):
+class AskedSession(Struct, forbid_unknown_fields=True):
+    """What a browser swaps for its cookie: a one-time ticket, or a key."""
+
     ticket: str | None = None
     key: str | None = None

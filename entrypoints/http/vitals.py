@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from msgspec import Struct
+
+from entrypoints.http.readings import SocketCounts
 
 
 class Vitals(Struct, kw_only=True):
@@ -22,5 +23,5 @@ class Vitals(Struct, kw_only=True):
     draining: bool = False
     waits: Callable[[], str | None] = lambda: None
     broker_pid: Callable[[], int | None] = lambda: None
-    sockets: Callable[[], dict[str, Any]] | None = None
+    sockets: Callable[[], SocketCounts] | None = None
     attempts: Callable[[], int | None] = lambda: None

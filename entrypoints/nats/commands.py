@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import time
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
@@ -69,7 +69,7 @@ class Commands:
             self._endpoints,
             instance=secrets.token_hex(11),
             version=version,
-            started=rfc3339(clock.now_ms()) or "",
+            started=rfc3339(clock.now_ms()),
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._bytes = 0
@@ -185,6 +185,18 @@ class Commands:
     def _answer(self, message: Message, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         if message.reply:
             self._channel.answer(message.reply, msgspec.json.encode(body), headers or {})
+
+
+class Refusal(TypedDict):
+    """What a caller gets instead of an answer. Where the outcome is unknown, `accepted` and `refused` are null."""
+
+    accepted: Literal[False] | None
+    refused: Literal[True] | None
+    code: str
+    reason: str
+    remedy: str
+    pointer: NotRequired[str]
+    retry_after_s: NotRequired[float]
 
 
 def refusal_of(error: HivebusError) -> dict[str, Any]:

@@ -8,7 +8,7 @@ in `unknown`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -241,7 +241,7 @@ TOLD = ("progress", "current_step", "steps_completed", "total_steps")
 class Metrics:
     """Measures `system/metrics`."""
 
-    def __init__(self, status: Callable[[], Awaitable[dict[str, Any]]], views: ReadableViews, clock: Clock) -> None:
+    def __init__(self, status: Callable[[], Awaitable[Mapping[str, Any]]], views: ReadableViews, clock: Clock) -> None:
         """`status` is System.status."""
         self._status = status
         self._views = views

@@ -6,14 +6,15 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from core.kernel.answers import CreatedAnswer, Time, Unknown
 from core.kernel.errors import HivebusError
 from core.kernel.registry import doc_of
 from core.services.dispatch import WAIT_S_MAX, Principal
 from core.task import Word
-from entrypoints.agent_tasks import NO_STATISTICS, AgentTask, AgentTasks, Priority, TimeoutS
+from entrypoints.agent_tasks import AGENT_TASK_FAULTS, NO_STATISTICS, AgentTask, AgentTasks, Priority, TimeoutS
 from entrypoints.calls import Action, Calls, CommandOptions, QueryOptions
 from entrypoints.decode import envelope_from
-from projections.agents import ListAgents
+from projections.agents import AgentList, ListAgents
 
 
 class ExecuteOnAgent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,6 +41,15 @@ class ListAgentsOlder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """List agents, oldest first: agent.list with its filters in an object of their own."""
 
     filter: AgentFilter = AgentFilter()
+
+
+class ExecuteAnswer(CreatedAnswer):
+    """The answer to agent/execute."""
+
+    task_id: str
+    agent_id: str
+    estimated_start: Time | None
+    unknown: Unknown
 
 
 def older_actions(calls: Calls, agent_tasks: AgentTasks) -> tuple[Action, ...]:
@@ -72,6 +82,8 @@ def older_actions(calls: Calls, agent_tasks: AgentTasks) -> tuple[Action, ...]:
             read_only=False,
             carry=execute,
             creates=True,
+            answer=ExecuteAnswer,
+            faults=AGENT_TASK_FAULTS,
         ),
         Action(
             name="agents/list",
@@ -80,5 +92,6 @@ def older_actions(calls: Calls, agent_tasks: AgentTasks) -> tuple[Action, ...]:
             options=QueryOptions,
             read_only=True,
             carry=listed,
+            answer=AgentList,
         ),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 from websockets.server import ServerProtocol
 
@@ -13,6 +12,7 @@ from core.kernel.errors import Unavailable
 from core.services.dispatch import Principal
 from core.services.feed import Feed
 from core.services.groups import Subscription
+from entrypoints.http.readings import SocketCounts
 from entrypoints.rpc.engine import Rpc, Session
 from entrypoints.websocket.connection import MESSAGE_BYTES_MAX, Connection
 from entrypoints.websocket.subscribing import methods_of
@@ -50,7 +50,7 @@ class Sockets:
     def __len__(self) -> int:
         return len(self._connections)
 
-    def as_document(self) -> dict[str, Any]:
+    def as_document(self) -> SocketCounts:
         """{connections, subscriptions, filters, catching_up, slow, drops, frames} of this process."""
         return {
             "connections": len(self._connections),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import subprocess
 import sys
@@ -21,7 +22,13 @@ from tests.ways import Address, CommandLine, JsonRpc, Mcp, Nats, Place, Refusal,
 PAGE = ROOT / "docs" / "how-to" / "add-a-command.md"
 COMMAND, EVENT = "agent.rename", "hivebus.agent.renamed"
 FILES = 3
-TESTS = ("tests/core", "tests/projections/test_agents.py", "tests/architecture", "tests/entrypoints/test_calls.py")
+TESTS = (
+    "tests/core",
+    "tests/projections/test_agents.py",
+    "tests/architecture",
+    "tests/schemas",
+    "tests/entrypoints/test_calls.py",
+)
 ROUTES = {
     COMMAND: Place("POST", "/api/agents/{agent_id}/name"),
     "agent.show": Place("GET", "/api/agents/{agent_id}"),
@@ -109,7 +116,7 @@ def _done(way: Way, action: str, **arguments: Any) -> dict[str, Any]:
 
 
 def _served(path: str, found: Callable[[Any], bool]) -> Callable[[Program, Path], bool]:
-    """A JSON document at the tools listener."""
+    """A JSON document at the tools listener, without a key."""
 
     def holds(program: Program, copy: Path) -> bool:
         del copy
@@ -130,6 +137,13 @@ def _tools(program: Program, copy: Path) -> bool:
         return "agent_rename" in Mcp(Address.of(program.root), http).tools()
 
 
+def _discovered(program: Program, copy: Path) -> bool:
+    del copy
+    with _http() as http:
+        found = JsonRpc(Address.of(program.root), http).call("rpc.discover", {})
+    return not isinstance(found, Refusal) and COMMAND in [method["name"] for method in found["methods"]]
+
+
 def _help(program: Program, copy: Path) -> bool:
     _, text = command_line_in(copy, Address.of(program.root))(["agent", "--help"], None)
     return "rename" in text
@@ -142,6 +156,10 @@ DOCUMENTS: dict[str, Callable[[Program, Path], bool]] = {
     "reference/cli.md": _page("cli.md", "hivebus agent rename"),
     "hivebus agent --help": _help,
     "MCP tools/list": _tools,
+    "OpenAPI": _served("/openapi.json", lambda found: "/api/agents/{agent_id}/name" in found["paths"]),
+    "OpenRPC": _served("/openrpc.json", lambda found: COMMAND in [method["name"] for method in found["methods"]]),
+    "AsyncAPI": _served("/asyncapi.json", lambda found: f"hive.cmd.{COMMAND}" in json.dumps(found)),
+    "rpc.discover": _discovered,
 }
 
 
