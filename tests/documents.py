@@ -195,7 +195,22 @@ BY_HAND: tuple[tuple[str, str, type[Struct] | None, str], ...] = (
         ReadEvents,
         "200. The events after a position as JSON lines of CloudEvents (see [events.md](events.md)). A commit is never "
         "split, so a page may hold a few more than `limit`. Header `Hivebus-Next` is the position to go on from, "
-        "`Hivebus-Position` the newest one. `wait` is how many seconds to wait for a first match.",
+        "`Hivebus-Position` the newest one. `wait` is how many seconds to wait for a first match. With `Accept: "
+        "text/event-stream` they come as server-sent events, without an end, and `Last-Event-ID` wins over `after`; "
+        "there `verb` and `agent` filter too, `limit` and `wait` do not exist: docs/how-to/follow-events.md.",
+    ),
+    (
+        "GET",
+        "/ws",
+        None,
+        "101, on the page's port: JSON-RPC 2.0 and events over a WebSocket ([websocket.md](websocket.md)). `?ticket=` "
+        "stands for the key. 426 without an upgrade, 503 `too_many_connections` beyond HIVEBUS_SOCKETS_MAX.",
+    ),
+    (
+        "POST",
+        "/api/ticket",
+        None,
+        "201. `{ticket, expires_in_s: 60}` for a WebSocket of a page: it opens one, once. The body is `{}`.",
     ),
     (
         "PUT",

@@ -141,7 +141,7 @@ class Sockets:
                 if connection.silent >= SILENT_MAX:
                     if not connection.closing:
                         SOCKET_DROPS.add("silent")
-                    connection.close(1011, "No sign of life for two heartbeats.")
+                    connection.close(1011, "No sign of life for two heartbeats.", linger_s=DRAIN_S)
                 else:
                     connection.silent += 1
                     connection.ping()
