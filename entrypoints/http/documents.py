@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from sanic import HTTPResponse, Request, Sanic
 
-from entrypoints.http.pages import HEADERS, TYPES
+from entrypoints.http.pages import HEADERS, TYPES, WEB
 from entrypoints.schemas.documents import STYLE, Documents
 
 READ = ["GET", "HEAD"]
@@ -27,6 +27,7 @@ def add_documents(app: Sanic[Any, Any], documents: Documents) -> None:
     for path in documents.PAGES:
         add(path, TYPES[".html"], partial(documents.page, path))
     add("/docs/style.css", TYPES[".css"], STYLE.read_bytes)
+    add("/docs/favicon.svg", TYPES[".svg"], (WEB / "favicon.svg").read_bytes)
 
 
 def _json(documents: Documents, name: str) -> bytes:

@@ -40,6 +40,7 @@ def page(path: str, contents: Iterable[tuple[str, Iterable[str]]], *main: Markup
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="dark light"),
         tag("title", f"{title} - Hivebus"),
+        tag("link", rel="icon", href="/docs/favicon.svg", type="image/svg+xml"),
         tag("link", rel="stylesheet", href="/docs/style.css"),
     )
     body = tag(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jsonschema import Draft7Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from referencing import Registry
 from referencing.jsonschema import DRAFT7
+from websockets.sync.client import connect
 
 from entrypoints.schemas.declared import documents
 from entrypoints.schemas.documents import Documents
@@ -24,7 +26,7 @@ from tests.nats_examples import printed
 from tests.peers.npm import node
 from tests.schemas.patterns import patterns
 
-pytestmark = [pytest.mark.peers, pytest.mark.timeout(360)]
+pytestmark = [pytest.mark.peers, pytest.mark.timeout(120)]
 
 DEADLINE_S = 15.0
 STRUCTURED = {"content-type": "application/cloudevents+json"}
@@ -134,3 +136,52 @@ async def test_events_over_nats_are_cloud_events(program: RunningProgram, made: 
     event = parsed(message.data)
     assert (event.get_subject(), event.get_source()) == (f"task/{task}", "/hivebus")
     assert list(Draft7Validator(described(made, event)).iter_errors(json.loads(message.data))) == []
+
+
+def test_events_as_server_sent_events_are_cloud_events(program: RunningProgram, made: Documents) -> None:
+    task = program.submit("true")["task_id"]
+    program.ended(task)
+    headers = {"Authorization": f"Bearer {program.key}", "Accept": "text/event-stream"}
+    data: list[bytes] = []
+    # When
+    with program.client.stream("GET", f"{program.url}/api/events?id={task}", headers=headers) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: "):
+                data.append(line.removeprefix("data: ").encode())
+            if data and parsed(data[-1]).get_type() == "hivebus.task.completed":
+                break
+    # Then
+    assert all(parsed(raw).get_subject() == f"task/{task}" for raw in data)
+    for raw in data:
+        assert list(Draft7Validator(described(made, parsed(raw))).iter_errors(json.loads(raw))) == []
+
+
+def test_what_the_websocket_tells_is_described(program: RunningProgram, made: Documents) -> None:
+    components = {"components": made.asyncapi["components"]}
+    judges = {
+        message["payload"]["properties"]["method"]["const"]: Draft7Validator(message["payload"] | components)
+        for message in made.asyncapi["components"]["messages"].values()
+        if "method" in message["payload"].get("properties", {})
+    }
+    address = program.urls["ui"].replace("http:", "ws:") + "/ws"
+    told: set[str] = set()
+    # Given
+    with connect(address, additional_headers={"Authorization": f"Bearer {program.key}"}) as socket:
+        begin = {"protocolVersion": {"major": 1}, "capabilities": {"streaming": True, "notifications": True}}
+        for number, (method, params) in enumerate([("initialize", begin), ("events/subscribe", {"after": 0})]):
+            socket.send(json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}))
+        while json.loads(socket.recv(timeout=DEADLINE_S)).get("id") != 1:
+            pass
+        until = time.monotonic() + DEADLINE_S
+        task = program.submit("true")["task_id"]
+        # When
+        while not {"events/batch", "task/progress", "agent/status"} <= told:
+            assert time.monotonic() < until, f"told only of {told}"
+            frame = json.loads(socket.recv(timeout=DEADLINE_S))
+            if "method" in frame:
+                # Then
+                assert list(judges[frame["method"]].iter_errors(frame)) == [], frame
+                told.add(frame["method"])
+                for event in frame["params"].get("events", ()):
+                    parsed(json.dumps(event).encode())
+    program.ended(task)

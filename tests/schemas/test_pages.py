@@ -51,7 +51,7 @@ def test_a_page_is_whole_and_every_anchor_leads_somewhere(path: str) -> None:
     assert len(page.ids) == len(set(page.ids))
     assert [link for link in page.links if link.startswith("#") and link[1:] not in page.ids] == []
     elsewhere = {link for link in page.links if not link.startswith("#")}
-    assert elsewhere <= {*MADE.PAGES, *(f"/{name}.json" for name in MADE.NAMES), "/docs/style.css"}
+    assert elsewhere <= {*MADE.PAGES, *(f"/{name}.json" for name in MADE.NAMES), "/docs/style.css", "/docs/favicon.svg"}
     assert not page.tags & {"script", "img", "iframe", "style", "form"}
 
 
@@ -73,7 +73,9 @@ def test_what_is_said_is_text_and_never_markup() -> None:
     assert joined(None, "&", tag("br")) == "&amp;<br>"
 
 
-@pytest.mark.parametrize("path", [*MADE.PAGES, "/docs/style.css", *(f"/{name}.json" for name in MADE.NAMES)])
+@pytest.mark.parametrize(
+    "path", [*MADE.PAGES, "/docs/style.css", "/docs/favicon.svg", *(f"/{name}.json" for name in MADE.NAMES)]
+)
 def test_it_is_served_without_a_key_and_kept_by_browsers(program: RunningProgram, path: str) -> None:
     address = program.urls["tools"] + path
     first = program.client.get(address)
