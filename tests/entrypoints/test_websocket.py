@@ -245,9 +245,10 @@ async def test_a_client_that_takes_nothing_for_too_long_is_closed_however_little
         await initialized(ws)
         await call(ws, "events/subscribe")
         ws.transport.pause_reading()
-        while not one.sockets.as_document()["slow"]:
-            await one.world.record("task", "0a", large)
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(10.0):
+            while not one.sockets.as_document()["slow"]:
+                await one.world.record("task", "0a", large)
+                await asyncio.sleep(0.001)
         # It never reads again: in the end it is cut, and nothing of it is left.
         await until(lambda: len(one.sockets) == 0)
     assert one.sockets.drops == 1
