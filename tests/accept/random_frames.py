@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from websockets.exceptions import ConnectionClosed
 
 from tests.accept.program import Program
 from tests.accept.script import Figures, Options, expect, main, note
-from tests.entrypoints.frames import frames
-from tests.entrypoints.jsonrpc import outline
+from tests.entrypoints.frames import FRAME_BYTES_MAX, frames
+from tests.entrypoints.jsonrpc import OverWebSocket, outline
 
 # A call that waits for an event does so for 25 s at most; nothing else comes near.
 ANSWER_S_MAX = 30.0
@@ -90,7 +91,22 @@ def _http(program: Program) -> Send:
     return send
 
 
-WAYS: dict[str, Callable[[Program], Send]] = {"http": _http}
+def _websocket(program: Program) -> Send:
+    ask = OverWebSocket(program.connection["ui_url"], program.key, timeout_s=ANSWER_S_MAX)
+
+    def send(frame: bytes) -> str | list[str]:
+        try:
+            return _outcome(outline(ask(frame)))
+        except ConnectionClosed as closed:
+            # RFC 6455: 1009 is what a message beyond the bound gets; nothing else is a reason to close.
+            code = closed.rcvd.code if closed.rcvd else None
+            expect(code == 1009 and len(frame) > FRAME_BYTES_MAX, f"closed with {code} after {frame[:500]!r}")
+            return "closed 1009"
+
+    return send
+
+
+WAYS: dict[str, Callable[[Program], Send]] = {"http": _http, "websocket": _websocket}
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from msgspec import Struct
+from websockets.exceptions import ConnectionClosed
 
 import entrypoints.rpc.engine
 from core.kernel.errors import AgentUnavailable, TooMany, Unprocessable
@@ -23,7 +24,7 @@ from entrypoints.rpc.frame import BATCH_MAX, FRAME_BYTES_MAX
 from entrypoints.rpc.methods import methods
 from projections.agents import ListAgents
 from tests.entrypoints.frames import frames
-from tests.entrypoints.jsonrpc import Way, decoded, outline, over_http, post, request
+from tests.entrypoints.jsonrpc import OverWebSocket, Way, decoded, outline, over_http, post, request
 from tests.entrypoints.problem import problem
 from tests.entrypoints.program import RunningProgram
 from tests.given import quiet, until
@@ -156,12 +157,18 @@ def engine(rpc: Rpc, one: Session) -> Way:
     return lambda frame: asyncio.run(rpc.answer(frame, one))
 
 
-@pytest.fixture(params=["engine", "POST /api/", "POST /api/ beside the page"])
-def ask(request: pytest.FixtureRequest) -> Way:
+@pytest.fixture(params=["engine", "POST /api/", "POST /api/ beside the page", "/ws"])
+def ask(request: pytest.FixtureRequest) -> Iterator[Way]:
     if request.param == "engine":
-        return engine(Rpc(CALLS, methods(CALLS, "1.2.3")), session())
+        yield engine(Rpc(CALLS, methods(CALLS, "1.2.3")), session())
+        return
     program: RunningProgram = request.getfixturevalue("program")
-    return over_http(program, program.urls["api" if request.param == "POST /api/" else "ui"])
+    if request.param == "/ws":
+        socket = OverWebSocket(program.urls["ui"], program.key)
+        yield socket
+        socket.close()
+    else:
+        yield over_http(program, program.urls["api" if request.param == "POST /api/" else "ui"])
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -185,6 +192,7 @@ def test_a_text_as_id_comes_back_as_the_same_text(text: str, ask: Way) -> None:
 
 
 def test_initialize_says_who_answers_and_what_it_can_do(ask: Way) -> None:
+    tells = isinstance(ask, OverWebSocket)  # over HTTP nothing is told without being asked
     for version in ({"major": 1, "minor": 0, "patch": 0}, {"major": 2024, "minor": 11, "patch": 5}):
         client = {"name": "console", "version": "2.0", "title": "unknown to us"}
         frame = request("initialize", protocolVersion=version, clientInfo=client, capabilities={"streaming": True})
@@ -193,7 +201,29 @@ def test_initialize_says_who_answers_and_what_it_can_do(ask: Way) -> None:
         assert result["serverInfo"]["name"] == "hivebus"
         assert result["serverInfo"]["version"]
         assert result["capabilities"]["tools"] is True
-        assert result["capabilities"]["streaming"] is False, "over HTTP nothing is told without being asked"
+        assert result["capabilities"]["streaming"] is tells
+        assert result["capabilities"]["notifications"] is tells
+
+
+def test_before_initialize_a_socket_answers_nothing_else_and_stays(program: RunningProgram) -> None:
+    ask = OverWebSocket(program.urls["ui"], program.key, initialize=False)
+    early = (1, REQUEST, "not_initialized")
+    assert [outline(ask(frame)) for frame in (PING.encode(), request("task.list"), b"{")] == [early, early, MALFORMED]
+    assert ask(NOTE.encode()) is None, "and the call that shows it is initialize"
+    assert outline(ask(PING.encode())) == PONG
+    ask.close()
+
+
+def test_a_message_over_the_bound_closes_the_socket_and_no_other(program: RunningProgram) -> None:
+    one, other = (OverWebSocket(program.urls["ui"], program.key) for _ in range(2))
+    assert outline(one(PING.encode().ljust(FRAME_BYTES_MAX))) == PONG
+    assert outline(other(PING.encode())) == PONG
+    with pytest.raises(ConnectionClosed) as closed:
+        one(PING.encode().ljust(FRAME_BYTES_MAX + 1))
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1009
+    assert outline(other(PING.encode())) == PONG
+    other.close()
 
 
 # --- the engine alone -------------------------------------------------------------------------------------------------
