@@ -23,11 +23,14 @@ PAGE = ROOT / "docs" / "how-to" / "add-a-command.md"
 COMMAND, EVENT = "agent.rename", "hivebus.agent.renamed"
 FILES = 3
 TESTS = (
-    "tests/core",
+    "tests/core/test_agent.py",
+    "tests/core/test_codec.py",
+    "tests/core/test_disk.py",
     "tests/projections/test_agents.py",
     "tests/architecture",
     "tests/schemas",
-    "tests/entrypoints/test_calls.py",
+    "tests/entrypoints/test_cli_help.py",
+    "tests/entrypoints/test_every_transport.py",
 )
 ROUTES = {
     COMMAND: Place("POST", "/api/agents/{agent_id}/name"),
