@@ -30,6 +30,7 @@ from adapters.sql.verify import Report
 from adapters.sql.verify import verify as verify_views
 from adapters.sql.views import SqlViews
 from adapters.telemetry import EVENTS_DROPPED, EVENTS_PUBLISHED
+from adapters.telemetry import recorded as recorded_metrics
 from core.actions import registry as make_registry
 from core.kernel.codec import Codec
 from core.kernel.command_bus import CommandBus
@@ -65,7 +66,8 @@ from entrypoints.database import address_of, places
 from entrypoints.http.door import Door, load_key
 from entrypoints.http.event_stream import EventStreams
 from entrypoints.http.events import event_list
-from entrypoints.http.system import System, Vitals
+from entrypoints.http.system import System
+from entrypoints.http.vitals import Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
 from entrypoints.roles import AGENTS, API, RECORDER, SCHEDULER
@@ -233,7 +235,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     door = Door(
         load_key(admin_key_file(root)),
         host_key=load_key(host_key_file(root)),
-        hosts=_hosts(settings.allowed_hosts),
+        hosts=settings.host_names,
     )
 
     def executed() -> int:
@@ -256,8 +258,8 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         ground.channel,
         # Never urgent: what cannot wait is dropped, and whoever misses it can read it.
         pace=Pace(clock, share=RELAY_SHARE, commands=executed, urgent=lambda: False),
-        on_published=EVENTS_PUBLISHED.inc,
-        on_dropped=EVENTS_DROPPED.inc,
+        on_published=lambda count: EVENTS_PUBLISHED.add(count=count),
+        on_dropped=lambda count: EVENTS_DROPPED.add(count=count),
     )
     dispatcher = Dispatcher(
         bus,
@@ -276,6 +278,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     feed = Feed(store, codec, recorded, clock, **({"wait_s": LOOK_UP_S} if looked_up else {}))
 
     def recorded_here(commits: Sequence[tuple[Entry, Body]]) -> None:
+        recorded_metrics.count(commits)
         relay.offer(commits)
         feed.offer(commits)
 
@@ -385,10 +388,6 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
 def _role(leases: JetStreamLeases | None, name: str) -> Lease:
     """A lease where several processes may have a role; else the lock in the data directory is enough."""
     return Kept() if leases is None else leases.lease(name)
-
-
-def _hosts(text: str) -> frozenset[str]:
-    return frozenset(name.strip().lower() for name in text.split(",") if name.strip())
 
 
 def _fold_version() -> str:
