@@ -69,7 +69,7 @@ class Codec:
         self._specs = registry.event_specs
         self._upcasters = registry.upcasters
         self._latest = {spec.name: spec for spec in self._specs.values()}
-        self._decoders = {(spec.name, spec.schema): msgspec.json.Decoder(spec.struct) for spec in self._specs.values()}
+        self._decoders = {(s.name, s.schema): msgspec.json.Decoder(s.struct).decode for s in self._specs.values()}
         self._encoder = msgspec.json.Encoder()
         self._body = msgspec.json.Decoder(Body)
         self._whole = _whole(self._latest.values())
@@ -102,25 +102,27 @@ class Codec:
 
     def commit(self, position: int, subject: str, raw: bytes) -> Commit:
         """The same, for who has no Entry."""
-        noun, aggregate_id = split_subject(subject)
         try:
             body = self._whole(raw)
-            return Commit(position, noun, aggregate_id, body, tuple([record.data for record in body.events]))
         except msgspec.MsgspecError:
             # Something in it is older, newer or broken: event by event it shows what.
-            body = self.body(raw)
-        events = tuple(self.event(record.type, record.schema, record.data) for record in body.events)
-        return Commit(position, noun, aggregate_id, body, events)
+            return self.unfolded(position, subject, self.body(raw))
+        noun, aggregate_id = split_subject(subject)
+        return Commit(position, noun, aggregate_id, body, tuple([record.data for record in body.events]))
 
-    def event(self, name: str, schema: int, data: msgspec.Raw) -> Event:
-        """One event, brought to today's schema; UnknownEvent where this program has no Struct for it."""
-        decoder = self._decoders.get((name, schema))
-        try:
-            if decoder is not None:
-                return decoder.decode(data)
-            return self._upcast(name, schema, data)
-        except msgspec.MsgspecError as error:
-            raise Undecodable(f"{name}/{schema}: {error}") from error
+    def unfolded(self, position: int, subject: str, body: Body) -> Commit:
+        """The same, for who has read the envelope already."""
+        noun, aggregate_id = split_subject(subject)
+        decoders = self._decoders
+        events: list[Event] = []
+        for record in body.events:
+            decode = decoders.get((record.type, record.schema))
+            try:
+                event = self._upcast(record.type, record.schema, record.data) if decode is None else decode(record.data)
+            except msgspec.MsgspecError as error:
+                raise Undecodable(f"{record.type}/{record.schema}: {error}") from error
+            events.append(event)
+        return Commit(position, noun, aggregate_id, body, tuple(events))
 
     def _upcast(self, name: str, schema: int, data: msgspec.Raw) -> Event:
         latest = self._latest.get(name)

@@ -50,6 +50,7 @@ from core.services.pace import Pace
 from core.services.position_follower import PositionFollower
 from core.services.positions import PositionGate
 from core.services.projector import Projector
+from core.services.recent import Recent
 from core.services.recorder import Recorder
 from core.services.relay import Relay
 from core.services.scheduler import Scheduler
@@ -210,7 +211,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     root = settings.data_dir
     registry = make_registry(QUERIES)
     codec = Codec(registry)
-    recorded, applied = PositionGate(), PositionGate()
+    recorded, applied, recent = PositionGate(), PositionGate(), Recent()
     bus = CommandBus(
         log, registry, codec, clock, store, cache_max=settings.cache_aggregates, cache_ttl_s=settings.cache_ttl_s
     )
@@ -329,6 +330,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             clock,
             on_recorded=recorded.advance,
             on_commits=recorded_here,
+            recent=recent,
             pace=Pace(
                 clock,
                 share=RECORDER_SHARE,
@@ -342,6 +344,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             codec,
             recorded,
             applied.advance,
+            recent,
             pace=Pace(
                 clock,
                 share=PROJECTOR_SHARE,
