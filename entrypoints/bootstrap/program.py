@@ -83,8 +83,8 @@ from projections.catalogue import QUERIES, VIEWS
 logger = logging.getLogger("hivebus")
 
 # Of a busy process's time; what is left belongs to commands. Beyond the lag (in commits) nobody rests.
-RECORDER_SHARE = 0.06
-PROJECTOR_SHARE = 0.08
+RECORDER_SHARE = 0.05
+PROJECTOR_SHARE = 0.05
 RELAY_SHARE = 0.05
 LAG_MAX = 50_000
 # Where the follower looks up what is recorded, it does so for the feed some fifteen times a second.
