@@ -51,6 +51,7 @@ from core.services.pace import Pace
 from core.services.position_follower import PositionFollower
 from core.services.positions import PositionGate
 from core.services.projector import Projector
+from core.services.recent import Recent
 from core.services.recorder import Recorder
 from core.services.relay import Relay
 from core.services.scheduler import Scheduler
@@ -85,8 +86,8 @@ from projections.catalogue import QUERIES, VIEWS
 logger = logging.getLogger("hivebus")
 
 # Of a busy process's time; what is left belongs to commands. Beyond the lag (in commits) nobody rests.
-RECORDER_SHARE = 0.06
-PROJECTOR_SHARE = 0.08
+RECORDER_SHARE = 0.05
+PROJECTOR_SHARE = 0.05
 RELAY_SHARE = 0.05
 LAG_MAX = 50_000
 # Where the follower looks up what is recorded, it does so for the feed some fifteen times a second.
@@ -214,7 +215,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     root = settings.data_dir
     registry = make_registry(QUERIES)
     codec = Codec(registry)
-    recorded, applied = PositionGate(), PositionGate()
+    recorded, applied, recent = PositionGate(), PositionGate(), Recent()
     bus = CommandBus(
         log, registry, codec, clock, store, cache_max=settings.cache_aggregates, cache_ttl_s=settings.cache_ttl_s
     )
@@ -335,6 +336,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             clock,
             on_recorded=recorded.advance,
             on_commits=recorded_here,
+            recent=recent,
             pace=Pace(
                 clock,
                 share=RECORDER_SHARE,
@@ -348,6 +350,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             codec,
             recorded,
             applied.advance,
+            recent,
             pace=Pace(
                 clock,
                 share=PROJECTOR_SHARE,
