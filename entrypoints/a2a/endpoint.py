@@ -11,7 +11,7 @@ import msgspec
 import orjson
 from sanic import HTTPResponse, Request, Sanic
 
-from adapters.telemetry import REFUSED
+from adapters.telemetry import REQUESTS, UNKNOWN
 from core.kernel.errors import HivebusError, Invalid, internal
 from core.services.dispatch import Principal
 from entrypoints.a2a import card as cards
@@ -29,6 +29,7 @@ VERSION_HEADER = "A2A-Version"
 VERSION_UNSAID = "0.3"
 EVENT_STREAM = "text/event-stream"
 HEARTBEAT_S = 15.0
+TRANSPORT = "a2a"
 
 
 def add_a2a(app: Sanic[Any, Any], agent: Agent, card: Card, door: Door) -> None:
@@ -55,15 +56,8 @@ async def _answer(request: Request, agent: Agent, principal: Principal) -> HTTPR
     """One call. What goes wrong is an answer of JSON-RPC too; None where the answer was a stream."""
     token = frame.NULL
     try:
-        asked = frame.read(request.body)
-        if isinstance(asked, list):
-            raise Invalid("A2A knows no batches.", remedy="Send one request at a time.")
-        token = asked.id or frame.NULL
-        if asked.error is not None:
-            raise asked.error
-        if asked.id is None:
-            raise Invalid("A call of A2A has an id; without one nobody could be answered.", remedy="Add an id.")
-        _check_version(request)
+        asked, token = _read(request)
+        _check(asked, request)
         if asked.method in STREAMS:
             return await _stream(request, token, agent.stream(asked.method, asked.params, principal))
         return _once(_envelope(token, b"result", await agent.call(asked.method, asked.params, principal)))
@@ -73,6 +67,31 @@ async def _answer(request: Request, agent: Agent, principal: Principal) -> HTTPR
         # Whatever it was: the caller gets a number, the log gets the reason.
         logger.exception("A call of A2A failed.")
         return _once(_refused(token, internal()))
+
+
+def _read(request: Request) -> tuple[frame.Request, bytes]:
+    """The one call of a body, and its id as it stands there. Raises HivebusError, counted here."""
+    try:
+        asked = frame.read(request.body)
+        if isinstance(asked, list):
+            raise Invalid("A2A knows no batches.", remedy="Send one request at a time.")
+    except HivebusError as error:
+        REQUESTS.add(UNKNOWN, TRANSPORT, error.code)
+        raise
+    return asked, asked.id or frame.NULL
+
+
+def _check(asked: frame.Request, request: Request) -> None:
+    """Raises HivebusError for what is no call of A2A, counted here: nothing is called that could count itself."""
+    try:
+        if asked.error is not None:
+            raise asked.error
+        if asked.id is None:
+            raise Invalid("A call of A2A has an id; without one nobody could be answered.", remedy="Add an id.")
+        _check_version(request)
+    except HivebusError as error:
+        REQUESTS.add(UNKNOWN, TRANSPORT, error.code)
+        raise
 
 
 async def _stream(request: Request, token: bytes, updates: Any) -> HTTPResponse | None:
@@ -110,7 +129,6 @@ def _check_version(request: Request) -> None:
 
 
 def _refused(token: bytes, error: HivebusError) -> bytes:
-    REFUSED.labels(error.code).inc()
     return _envelope(token, b"error", error_object(error))
 
 
