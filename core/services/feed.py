@@ -45,12 +45,24 @@ class Feed:
     """Subscriptions to recorded commits. It never waits for a subscriber: they bound what they hold by themselves."""
 
     def __init__(
-        self, store: Store, codec: Codec, recorded: PositionGate, clock: Clock, *, flush_s: float = FLUSH_S
+        self,
+        store: Store,
+        codec: Codec,
+        recorded: PositionGate,
+        clock: Clock,
+        *,
+        flush_s: float = FLUSH_S,
+        wait_s: float = IDLE_S,
     ) -> None:
-        """`flush_s`: at most so often a live subscriber gets a batch."""
+        """`flush_s`: at most so often a live subscriber gets a batch.
+
+        `wait_s`: so long it waits for the next position before it rests for `flush_s`. Where the position is looked
+        up for whoever waits, a short one spares the database.
+        """
         self._recorded = recorded
         self._clock = clock
         self._flush_s = flush_s
+        self._wait_s = wait_s
         self._teller = Teller(store, codec)
         self._store = store
         self._pages = Pages(store, self._teller)
@@ -174,7 +186,7 @@ class Feed:
 
     async def _wait_for_more(self) -> None:
         behind = any(group.behind(self._position) for group in self._groups)
-        await self._recorded.wait_for(self._position + 1, QUIET_S if behind else IDLE_S)
+        await self._recorded.wait_for(self._position + 1, min(self._wait_s, QUIET_S) if behind else self._wait_s)
 
     async def _advance(self, to: int) -> None:
         """Match a slice of the commits up to a position. Nobody is told of them before the flush."""

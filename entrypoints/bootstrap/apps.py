@@ -32,6 +32,8 @@ def api_app(program: Program) -> Sanic[Any, Any]:
     """The REST API."""
     app = make_app("hivebus-api", first=True)
     _add_api(program, app)
+    # Here as well as on the page's port: HIVEBUS_URL is all that a client needs.
+    add_websocket(app, program.sockets, program.door)
     return app
 
 

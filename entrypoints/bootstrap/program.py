@@ -87,6 +87,8 @@ RECORDER_SHARE = 0.06
 PROJECTOR_SHARE = 0.08
 RELAY_SHARE = 0.05
 LAG_MAX = 50_000
+# Where the follower looks up what is recorded, it does so for the feed some fifteen times a second.
+LOOK_UP_S = 0.02
 # A recorder that went down gives its lease back, or loses it after 12 s.
 SOLE_S = 30.0
 
@@ -270,7 +272,8 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         live_tasks_max=settings.live_tasks_max,
         refuse=disk.refuse,
     )
-    feed = Feed(store, codec, recorded, clock)
+    looked_up = bool(address_of(settings)) or RECORDER not in settings.role_set
+    feed = Feed(store, codec, recorded, clock, **({"wait_s": LOOK_UP_S} if looked_up else {}))
 
     def recorded_here(commits: Sequence[tuple[Entry, Body]]) -> None:
         relay.offer(commits)

@@ -140,7 +140,9 @@ async def _pass_on(request: Request, response: Any, stream: Stream) -> None:
             # It takes nothing: there is no way to tell it anything.
             transport: Any = request.transport
             transport.abort()
-            raise
+            # Sanic hears of it in the next turn, and cancels whatever works for a connection that is gone.
+            await asyncio.sleep(LOOK_UP_S)
+            return
         sent_s = time.monotonic()
         if stream.slow:
             return

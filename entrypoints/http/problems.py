@@ -79,6 +79,13 @@ class HeaderTooLarge(HivebusError):
     default_code = "header_too_large"
 
 
+class UpgradeRequired(HivebusError):
+    """The path speaks WebSocket only."""
+
+    status = 426
+    default_code = "upgrade_required"
+
+
 class Problems(ErrorHandler):
     """Sanic's hook for whatever a handler raises. No traceback reaches a user."""
 

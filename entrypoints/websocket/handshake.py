@@ -11,24 +11,18 @@ from websockets.http11 import Request as Handshake
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from core.kernel.errors import HivebusError, Invalid
+from core.kernel.errors import Invalid
 from core.services.dispatch import Principal
 from entrypoints.calls import Nothing
 from entrypoints.decode import from_json
 from entrypoints.http.door import TICKET_S_WEBSOCKET, Door, check_media
+from entrypoints.http.problems import UpgradeRequired
 from entrypoints.http.rest import JSON, arguments_of, json_response, refuse_unknown
 from entrypoints.websocket.sockets import Sockets
 
 # It would log each connection that is closed.
 _logger = logging.getLogger("hivebus.websocket.protocol")
 _logger.setLevel(logging.ERROR)
-
-
-class UpgradeRequired(HivebusError):
-    """The path speaks WebSocket only."""
-
-    status = 426
-    default_code = "upgrade_required"
 
 
 def add_websocket(app: Sanic[Any, Any], sockets: Sockets, door: Door) -> None:

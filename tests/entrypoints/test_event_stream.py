@@ -156,7 +156,9 @@ async def test_a_client_that_does_not_keep_up_is_told_so_and_let_go(
     assert (stream.slow, stream.ready, len(await stream.take(1))) == (True, False, 800)
 
 
-async def test_a_client_that_takes_nothing_is_cut(one: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_takes_nothing_is_cut(
+    one: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(event_stream, "STALLED_S", 0.1)
     large: Any = submitted(parameters={"text": "x" * 100_000})
     reader, writer = await asyncio.open_connection("127.0.0.1", one.listener.port, limit=1000)
@@ -166,5 +168,6 @@ async def test_a_client_that_takes_nothing_is_cut(one: Served, monkeypatch: pyte
         await one.world.record("task", "0a", large)
         await asyncio.sleep(0)
     assert one.world.feed.subscriptions == 0
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
     del reader
     writer.close()

@@ -241,15 +241,16 @@ async def test_a_client_that_takes_nothing_for_too_long_is_closed_however_little
     large = submitted(parameters={"text": "x" * 60_000})
     sock = socket.create_connection(("127.0.0.1", one.listener.port))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-    async with one.connect(sock=sock, max_queue=1, max_size=None, close_timeout=0.1) as ws:
-        await initialized(ws)
-        await call(ws, "events/subscribe")
+    stalled = one.connect(sock=sock, max_queue=1, max_size=None, close_timeout=0.1)
+    async with one.connect(max_size=None) as well, stalled as ws:
+        for client in (ws, well):
+            await initialized(client)
+            await call(client, "events/subscribe")
         ws.transport.pause_reading()
         while not one.sockets.as_document()["slow"]:
-            await one.world.record("task", "0a", large)
-            await asyncio.sleep(0.001)
+            await told(well, await one.world.record("task", "0a", large))
         # It never reads again: in the end it is cut, and nothing of it is left.
-        await until(lambda: len(one.sockets) == 0)
+        await until(lambda: len(one.sockets) == 1)
     assert one.sockets.drops == 1
 
 
