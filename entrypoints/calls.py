@@ -8,14 +8,15 @@ NATS the same words are headers or the query string.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from time import perf_counter
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
-from adapters.telemetry import REQUESTS
+from adapters.telemetry import UNKNOWN, answered
 from core.kernel.answers import ChangedAnswer, CreatedAnswer
-from core.kernel.errors import HivebusError, UnknownAction
+from core.kernel.errors import HivebusError, UnknownAction, Unprocessable, internal
 from core.kernel.registry import CommandSpec, QuerySpec, Registry, Route
 from core.services.dispatch import WAIT_S_MAX, Dispatcher, Look, Principal
 from entrypoints.decode import envelope_from, unprocessable
@@ -94,12 +95,26 @@ class Calls:
     async def call(
         self, name: str, arguments: Mapping[str, Any], principal: Principal, *, transport: str
     ) -> dict[str, Any]:
-        """Carry out an action; its answer as JSON values. Raises HivebusError."""
-        action = self.action(name)
-        own, said = split(action, arguments)
-        answer = await action.carry(fitted(own, action.struct), fitted(said, action.options), principal)
-        REQUESTS.labels(name, transport).inc()
+        """Carry out an action; its answer as JSON values. Raises HivebusError. Either is counted here, once."""
+        began = perf_counter()
+        counted = name if name in self.actions else UNKNOWN
+        try:
+            answer = await self._carried_out(self.action(name), arguments, principal)
+        except Exception as error:
+            code = error.code if isinstance(error, HivebusError) else internal().code
+            answered(counted, transport, perf_counter() - began, code)
+            raise
+        answered(counted, transport, perf_counter() - began)
         return answer
+
+    async def _carried_out(self, action: Action, arguments: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
+        own, said = split(action, arguments)
+        try:
+            return await action.carry(fitted(own, action.struct), fitted(said, action.options), principal)
+        except RecursionError:
+            raise Unprocessable(
+                "The arguments are nested too deeply.", code="too_deep", pointer="", remedy="Nest them less."
+            ) from None
 
 
 def split(action: Action, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,6 +21,7 @@ from adapters.data_format import prepare, refuse_another
 from adapters.disk import refuse_exhausted
 from adapters.jetstream.broker import Broker
 from adapters.jetstream.joined import JoinedServer
+from adapters.jetstream.server import EmbeddedServer
 from core.kernel.errors import StartRefused
 from core.kernel.subjects import CLIENT_INBOX
 from entrypoints import settings as settings_module
@@ -142,6 +143,8 @@ class _Life:
 
         apps = [make(program) for make in (api_app, ui_app, tools_app)] if API in program.roles else []
         apps.append(metrics_app(program, first=not apps))
+        program.vitals.broker_pid = self._broker_pid
+        program.vitals.attempts = lambda: None if program.host is None else program.host.running
         self._listeners = [Listener(app, sock) for app, sock in zip(apps, sockets, strict=True)]
         async with asyncio.TaskGroup() as group:
             services = [group.create_task(service) for service in program.services()]
@@ -265,6 +268,10 @@ class _Life:
             # Its end is all that is needed here: whoever watches it starts the next one.
             await self._broker.stop(grace_s=BROKER_STOP_S)
             await asyncio.sleep(BROKER_REVIVE_S)
+
+    def _broker_pid(self) -> int | None:
+        # Another one after each restart.
+        return self._broker.pid if isinstance(self._broker, EmbeddedServer) else None
 
     async def _stop_broker(self) -> None:
         await self._broker.stop(grace_s=BROKER_STOP_S)

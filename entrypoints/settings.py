@@ -131,6 +131,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What reaches stderr.")
 
     @property
+    def host_names(self) -> frozenset[str]:
+        """The names of HIVEBUS_ALLOWED_HOSTS."""
+        return frozenset(name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip())
+
+    @property
     def role_set(self) -> frozenset[str]:
         """The roles of this process."""
         return frozenset(self.roles.split(","))

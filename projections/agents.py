@@ -58,6 +58,14 @@ Index("agents_now", agents.c.valid_to, agents.c.created)
 Index("agents_page", agents.c.created, agents.c.valid_from)
 
 
+# What tasks say of the agents that work on them.
+_OF_AGENTS = (t.TaskAssigned, t.AttemptEnded, t.TaskCompleted)
+
+
+# What tasks say of the agents that work on them.
+_OF_AGENTS = (t.TaskAssigned, t.AttemptEnded, t.TaskCompleted)
+
+
 class Agents(RowView):
     """Folds agents' own events and those of the tasks they work on."""
 
@@ -69,7 +77,7 @@ class Agents(RowView):
         """The agent itself, or the one a task's event names."""
         if commit.noun == "agent":
             return (commit.aggregate_id,)
-        if isinstance(event, t.TaskAssigned | t.AttemptEnded | t.TaskCompleted):
+        if isinstance(event, _OF_AGENTS):
             return (event.agent_id,)
         return ()
 

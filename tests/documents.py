@@ -26,6 +26,7 @@ from sqlalchemy import Table
 
 import core.kernel.errors
 from adapters.sql import schema
+from adapters.telemetry import described
 from core.actions import AGGREGATES, registry
 from core.kernel.cloud_events import CloudEvent
 from core.kernel.commit import Body
@@ -87,7 +88,7 @@ A command is a request on its subject; the payload is a JSON object with its fie
   key.
 
 An answer goes to a subject under `{CLIENT_INBOX}.` only; a request that names another is ignored, and counted in
-`hivebus_requests_refused_total{{code="forbidden_reply"}}`. A publish without a reply is carried out too: what becomes
+`hivebus_requests_total{{outcome="forbidden_reply"}}`. A publish without a reply is carried out too: what becomes
 of it is an event, and what is malformed or over a bound is counted in that metric by its code.
 
 At most {IN_FLIGHT_MAX:,} commands and {IN_FLIGHT_BYTES_MAX // 1024 // 1024} MiB of them are under way at once; a
@@ -344,6 +345,26 @@ def _columns(kept: Table) -> str:
     )
 
 
+# --- metrics.md -------------------------------------------------------------------------------------------------------
+
+METRICS_INTRO = """
+`GET /metrics` in Prometheus' text format: on the metrics listener (port 9000) without a key, on the API with one. Each
+process has its own. Gauges are measured when somebody looks, and what cannot be measured then is absent.
+"""
+METRIC_LABELS = """
+- `action`: an action of the registry (`task.submit`), or `unknown`, whatever the request named.
+- `transport`: the way in. `outcome` of a request: `ok`, or the [code](errors.md#codes) of the error; of an attempt: how
+  it ended.
+- `status`, `priority`, `reason`: closed sets; a status that nothing has is 0.
+"""
+
+
+def metrics() -> str:
+    rows = [[code(metric.name), metric.kind, ", ".join(map(code, metric.labels)), metric.doc] for metric in described()]
+    head = ["metric", "kind", "labels", "meaning"]
+    return page("Metrics", METRICS_INTRO, table(head, rows), "## Labels", METRIC_LABELS)
+
+
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
@@ -361,6 +382,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings,
     "cli.md": command_line,
     "views.md": views,
+    "metrics.md": metrics,
 }
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)

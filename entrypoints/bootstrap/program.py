@@ -30,6 +30,7 @@ from adapters.sql.verify import Report
 from adapters.sql.verify import verify as verify_views
 from adapters.sql.views import SqlViews
 from adapters.telemetry import EVENTS_DROPPED, EVENTS_PUBLISHED
+from adapters.telemetry import recorded as recorded_metrics
 from core.actions import registry as make_registry
 from core.kernel.codec import Codec
 from core.kernel.command_bus import CommandBus
@@ -50,6 +51,7 @@ from core.services.pace import Pace
 from core.services.position_follower import PositionFollower
 from core.services.positions import PositionGate
 from core.services.projector import Projector
+from core.services.recent import Recent
 from core.services.recorder import Recorder
 from core.services.relay import Relay
 from core.services.scheduler import Scheduler
@@ -65,7 +67,8 @@ from entrypoints.database import address_of, places
 from entrypoints.http.door import Door, load_key
 from entrypoints.http.event_stream import EventStreams
 from entrypoints.http.events import event_list
-from entrypoints.http.system import System, Vitals
+from entrypoints.http.system import System
+from entrypoints.http.vitals import Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
 from entrypoints.roles import AGENTS, API, RECORDER, SCHEDULER
@@ -83,8 +86,8 @@ from projections.catalogue import QUERIES, VIEWS
 logger = logging.getLogger("hivebus")
 
 # Of a busy process's time; what is left belongs to commands. Beyond the lag (in commits) nobody rests.
-RECORDER_SHARE = 0.06
-PROJECTOR_SHARE = 0.08
+RECORDER_SHARE = 0.05
+PROJECTOR_SHARE = 0.05
 RELAY_SHARE = 0.05
 LAG_MAX = 50_000
 # Where the follower looks up what is recorded, it does so for the feed some fifteen times a second.
@@ -212,7 +215,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     root = settings.data_dir
     registry = make_registry(QUERIES)
     codec = Codec(registry)
-    recorded, applied = PositionGate(), PositionGate()
+    recorded, applied, recent = PositionGate(), PositionGate(), Recent()
     bus = CommandBus(
         log, registry, codec, clock, store, cache_max=settings.cache_aggregates, cache_ttl_s=settings.cache_ttl_s
     )
@@ -233,7 +236,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     door = Door(
         load_key(admin_key_file(root)),
         host_key=load_key(host_key_file(root)),
-        hosts=_hosts(settings.allowed_hosts),
+        hosts=settings.host_names,
     )
 
     def executed() -> int:
@@ -256,8 +259,8 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         ground.channel,
         # Never urgent: what cannot wait is dropped, and whoever misses it can read it.
         pace=Pace(clock, share=RELAY_SHARE, commands=executed, urgent=lambda: False),
-        on_published=EVENTS_PUBLISHED.inc,
-        on_dropped=EVENTS_DROPPED.inc,
+        on_published=lambda count: EVENTS_PUBLISHED.add(count=count),
+        on_dropped=lambda count: EVENTS_DROPPED.add(count=count),
     )
     dispatcher = Dispatcher(
         bus,
@@ -276,6 +279,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     feed = Feed(store, codec, recorded, clock, **({"wait_s": LOOK_UP_S} if looked_up else {}))
 
     def recorded_here(commits: Sequence[tuple[Entry, Body]]) -> None:
+        recorded_metrics.count(commits)
         relay.offer(commits)
         feed.offer(commits)
 
@@ -332,6 +336,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             clock,
             on_recorded=recorded.advance,
             on_commits=recorded_here,
+            recent=recent,
             pace=Pace(
                 clock,
                 share=RECORDER_SHARE,
@@ -345,6 +350,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             codec,
             recorded,
             applied.advance,
+            recent,
             pace=Pace(
                 clock,
                 share=PROJECTOR_SHARE,
@@ -385,10 +391,6 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
 def _role(leases: JetStreamLeases | None, name: str) -> Lease:
     """A lease where several processes may have a role; else the lock in the data directory is enough."""
     return Kept() if leases is None else leases.lease(name)
-
-
-def _hosts(text: str) -> frozenset[str]:
-    return frozenset(name.strip().lower() for name in text.split(",") if name.strip())
 
 
 def _fold_version() -> str:

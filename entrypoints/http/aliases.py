@@ -8,6 +8,7 @@ from sanic import HTTPResponse, Request, Sanic
 
 from entrypoints.agent_tasks import NO_STATISTICS, AgentTask, AgentTasks
 from entrypoints.decode import from_json
+from entrypoints.http.counted import counted
 from entrypoints.http.door import Door, check_media
 from entrypoints.http.rest import JSON, arguments_of, envelope_of, json_response, refuse_unknown
 
@@ -25,4 +26,5 @@ def add_aliases(app: Sanic[Any, Any], agent_tasks: AgentTasks, door: Door) -> No
         answer |= {"estimated_completion": None, "unknown": {"estimated_completion": NO_STATISTICS}}
         return json_response(answer, 202, {"Location": f"/api/tasks/{answer['task_id']}"})
 
-    app.add_route(assign, "/api/agents/<agent_id:str>/tasks", methods=["POST"], name="agent_task_submit", unquote=True)
+    path = "/api/agents/<agent_id:str>/tasks"
+    app.add_route(counted(assign, "task.submit"), path, methods=["POST"], name="agent_task_submit", unquote=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from time import perf_counter
 from typing import NotRequired, TypedDict
 
 import orjson
@@ -20,7 +21,7 @@ from sanic.exceptions import (
 from sanic.exceptions import NotFound as NoSuchPath
 from sanic.handlers import ErrorHandler
 
-from adapters.telemetry import REFUSED
+from adapters.telemetry import REQUESTS, UNKNOWN, answered
 from core.kernel.errors import HivebusError, Invalid, NotFound, TooLarge, internal
 
 logger = logging.getLogger("hivebus.http")
@@ -92,11 +93,20 @@ class Problems(ErrorHandler):
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         """The problem document of an exception."""
         error = as_error(request, exception)
-        REFUSED.labels(error.code).inc()
+        _count(request, error.code)
         response = problem(error)
         if isinstance(error, WrongMethod):
             response.headers["Allow"] = ", ".join(error.allowed)
         return response
+
+
+def _count(request: Request, code: str) -> None:
+    """Every refusal passes here, so here it is counted; `counted` has left the action and when it began."""
+    action: str = getattr(request.ctx, "action", UNKNOWN)
+    if action == UNKNOWN:
+        REQUESTS.add(action, "rest", code)
+    else:
+        answered(action, "rest", perf_counter() - request.ctx.began, code)
 
 
 def problem(error: HivebusError) -> HTTPResponse:

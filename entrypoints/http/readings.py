@@ -37,7 +37,10 @@ class Measured(TypedDict):
 
 
 class SocketCounts(TypedDict):
-    """The WebSocket clients of this process: how many there are, lag behind, read too slowly, were dropped."""
+    """The WebSocket clients of this process: how many there are, lag behind, read too slowly, were dropped.
+
+    `frames`: batches of events written to subscribers, those of server-sent events too.
+    """
 
     connections: int
     subscriptions: int
@@ -45,6 +48,7 @@ class SocketCounts(TypedDict):
     catching_up: int
     slow: int
     drops: int
+    frames: int
 
 
 class Positions(TypedDict):

@@ -11,7 +11,7 @@ import psutil
 from msgspec import Struct
 from sanic import HTTPResponse, Request, Sanic
 
-from adapters import telemetry
+from adapters.telemetry import CONTENT_TYPE
 from core.catalogue import AGENT_TYPES
 from core.kernel.errors import Unavailable
 from core.kernel.ports import Clock, EventLog
@@ -21,11 +21,14 @@ from core.services.dispatch import ReadableViews
 from core.services.log_care import LogCare
 from core.services.positions import PositionGate
 from core.services.scheduler import Scheduler
-from entrypoints.calls import Action, plain
-from entrypoints.decode import from_json
+from entrypoints.calls import Action, Nothing, plain
+from entrypoints.decode import from_json, from_query
+from entrypoints.http.counted import counted
 from entrypoints.http.door import COOKIE, SESSION_S, Door, check_media
-from entrypoints.http.readings import Health, Services, SocketCounts, SystemInfo, SystemStatus
-from entrypoints.http.rest import JSON, READ, json_response
+from entrypoints.http.readings import Health, Services, SystemInfo, SystemStatus
+from entrypoints.http.rest import JSON, READ, arguments_of, json_response
+from entrypoints.http.scrape import Scrape
+from entrypoints.http.vitals import Vitals
 from projections.agents import count_active
 from projections.queue import ShowQueue, show_queue
 
@@ -36,21 +39,6 @@ DISK: dict[Level, Health] = {
     Level.EXHAUSTED: "unhealthy",
 }
 NOT_HERE = "this node is not part of a Docker Swarm"
-
-
-class Vitals(Struct, kw_only=True):
-    """What the program knows of its own state. `draining` turns readiness red from SIGTERM on.
-
-    `waits` says for which database recording or the views wait; None where they go on. `sockets` counts the WebSocket
-    clients; None where this process serves none.
-    """
-
-    version: str
-    started_ms: int
-    slots: int
-    draining: bool = False
-    waits: Callable[[], str | None] = lambda: None
-    sockets: Callable[[], SocketCounts] | None = None
 
 
 def system_actions(
@@ -91,6 +79,16 @@ class System:
         self._disk = disk
         self._standing = not_ready
         self._care = care
+        self._scrape = Scrape(
+            log,
+            views,
+            clock,
+            recorded,
+            applied,
+            scheduler,
+            disk,
+            vitals,
+        )
         self._measuring = asyncio.Lock()
         self._process = psutil.Process()
         self._process.cpu_percent()
@@ -102,8 +100,8 @@ class System:
 
     def add_api(self, app: Sanic[Any, Any]) -> None:
         """Status, info, sessions, and the metrics behind the key."""
-        app.add_route(self._status, "/api/status", methods=READ, name="status")
-        app.add_route(self._info, "/api/info", methods=READ, name="info")
+        app.add_route(counted(self._status, "system.status"), "/api/status", methods=READ, name="status")
+        app.add_route(counted(self._info, "system.info"), "/api/info", methods=READ, name="info")
         app.add_route(self._metrics_with_key, "/metrics", methods=READ, name="metrics")
         app.add_route(self._session, "/api/session", methods=["POST"], name="session")
 
@@ -140,6 +138,7 @@ class System:
     async def _status(self, request: Request) -> HTTPResponse:
         """Anybody may ask, without a key: so one asker at a time is measured for."""
         self._door.check_origin(request)
+        from_query(Nothing, arguments_of(request))
         return json_response(await self.status())
 
     async def status(self) -> SystemStatus:
@@ -196,6 +195,7 @@ class System:
 
     async def _info(self, request: Request) -> HTTPResponse:
         self._door.admit(request)
+        from_query(Nothing, arguments_of(request))
         return json_response(await self.info())
 
     async def info(self) -> SystemInfo:
@@ -249,13 +249,7 @@ class System:
 
     async def _metrics(self, request: Request) -> HTTPResponse:
         self._door.check_origin(request)
-        telemetry.LIVE_TASKS.set(len(self._scheduler.fleet.tasks))
-        telemetry.RECORDER_POSITION.set(self._recorded.position)
-        if self._disk.space is not None:
-            telemetry.DISK_FREE.set(self._disk.space.free)
-            telemetry.DISK_USED.set(self._disk.space.used_percent / 100)
-        telemetry.VIEWS_POSITION.set(self._applied.position)
-        return HTTPResponse(telemetry.exposition(), 200, content_type="text/plain; version=0.0.4; charset=utf-8")
+        return HTTPResponse(await self._scrape.take(), 200, content_type=CONTENT_TYPE)
 
 
 class AskedSession(Struct, forbid_unknown_fields=True):

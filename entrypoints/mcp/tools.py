@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from adapters.telemetry import REFUSED
-from core.kernel.errors import HivebusError, Unprocessable
+from core.kernel.errors import HivebusError
 from core.kernel.registry import doc_of
 from core.services.dispatch import Principal
 from entrypoints.calls import Action, Calls
@@ -51,12 +50,7 @@ class Tools:
         try:
             answer = await self._calls.call(action.name, arguments, principal, transport="mcp")
         except HivebusError as error:
-            REFUSED.labels(error.code).inc()
             return refusal(error)
-        except RecursionError:
-            return refusal(
-                Unprocessable("The arguments are nested too deeply.", code="too_deep", remedy="Nest them less.")
-            )
         structured, encoded = fitted(answer, RESULT_MAX_BYTES, _elsewhere(arguments))
         return {"content": [_text(encoded.decode())], "structuredContent": structured, "isError": False}
 

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import orjson
 
-from adapters.telemetry import REFUSED, REQUESTS
-from core.kernel.errors import HivebusError, Invalid, TooMany, Unprocessable, internal
+from adapters.telemetry import REQUESTS, UNKNOWN, answered
+from core.kernel.errors import HivebusError, Invalid, TooMany, internal
 from entrypoints.calls import Calls
 from entrypoints.rpc.errors import error_object
 from entrypoints.rpc.frame import NULL, Request, read
@@ -45,6 +45,7 @@ class Rpc:
         try:
             asked = read(frame)
         except HivebusError as error:
+            _count_unread(session, error)
             return _refused(NULL, error)
         if isinstance(asked, Request):
             return await self._one(asked, session)
@@ -64,9 +65,9 @@ class Rpc:
             nonlocal answer_bytes
             async with turn:
                 if time.monotonic() >= until:
-                    return _refused(request.id, _not_begun(f"took longer than {BEGIN_WITHIN_S:g} s"))
+                    return _not_begun(request, session, f"took longer than {BEGIN_WITHIN_S:g} s")
                 if answer_bytes >= BATCH_ANSWER_BYTES:
-                    return _refused(request.id, _not_begun(f"have answers of {answer_bytes} bytes already"))
+                    return _not_begun(request, session, f"have answers of {answer_bytes} bytes already")
                 answer = await self._one(request, session)
                 answer_bytes += len(answer or b"")
                 return answer
@@ -84,14 +85,9 @@ class Rpc:
 
     async def _carried_out(self, request: Request, session: Session) -> bytes:
         """The result as JSON."""
-        if request.error is not None:
-            raise request.error
-        if not session.initialized and request.method != "initialize":
-            raise Invalid(
-                "This connection is not initialized yet.",
-                code="not_initialized",
-                remedy='Call initialize first: {"protocolVersion": {"major": 1, "minor": 0, "patch": 0}}.',
-            )
+        if (error := request.error or _too_early(request, session)) is not None:
+            _count_unread(session, error)
+            raise error
         method = session.methods.get(request.method) or self._methods.get(request.method)
         try:
             if method is None:
@@ -99,33 +95,57 @@ class Rpc:
                     request.method, request.params, session.principal, transport=session.transport
                 )
             else:
-                answer = await method(request.params, session)
-                REQUESTS.labels(request.method, session.transport).inc()
+                answer = await _counted(method, request, session)
             return _json(answer)
         except HivebusError:
             raise
-        except RecursionError:
-            raise Unprocessable(
-                "The params are nested too deeply.", code="too_deep", pointer="", remedy="Nest them less."
-            ) from None
         except Exception:
             # Whatever it was: the caller gets a number, the log gets the reason.
             logger.exception("%s failed.", request.method)
             raise internal() from None
 
 
-def _not_begun(what: str) -> TooMany:
-    return TooMany(
+def _too_early(request: Request, session: Session) -> Invalid | None:
+    if session.initialized or request.method == "initialize":
+        return None
+    return Invalid(
+        "This connection is not initialized yet.",
+        code="not_initialized",
+        remedy='Call initialize first: {"protocolVersion": {"major": 1, "minor": 0, "patch": 0}}.',
+    )
+
+
+async def _counted(method: Method, request: Request, session: Session) -> Any:
+    """A method that is no action, counted as actions count themselves."""
+    began = time.perf_counter()
+    try:
+        answer = await method(request.params, session)
+    except Exception as error:
+        code = error.code if isinstance(error, HivebusError) else internal().code
+        answered(request.method, session.transport, time.perf_counter() - began, code)
+        raise
+    answered(request.method, session.transport, time.perf_counter() - began)
+    return answer
+
+
+def _count_unread(session: Session, error: HivebusError) -> None:
+    """A request that nothing was called for."""
+    REQUESTS.add(UNKNOWN, session.transport, error.code)
+
+
+def _not_begun(request: Request, session: Session, what: str) -> bytes | None:
+    error = TooMany(
         f"The requests before it in the batch {what}; this one was not begun.",
         code="not_begun",
         remedy="Send it again, in a shorter batch.",
         retry_after_s=1,
     )
+    _count_unread(session, error)
+    return _refused(request.id, error)
 
 
 def _refused(token: bytes | None, error: HivebusError) -> bytes | None:
-    """The answer that an error makes; a notification gets none, and is counted all the same."""
-    REFUSED.labels(error.code).inc()
+    """The answer that an error makes; a notification gets none."""
     if token is None:
         return None
     return b'{"jsonrpc":"2.0","id":' + token + b',"error":' + _json(error_object(error)) + b"}"

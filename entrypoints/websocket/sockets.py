@@ -7,6 +7,7 @@ import logging
 
 from websockets.server import ServerProtocol
 
+from adapters.telemetry import SOCKET_DROPS
 from core.kernel.errors import Unavailable
 from core.services.dispatch import Principal
 from core.services.feed import Feed
@@ -50,7 +51,7 @@ class Sockets:
         return len(self._connections)
 
     def as_document(self) -> SocketCounts:
-        """{connections, subscriptions, catching_up, slow, drops} of this process."""
+        """{connections, subscriptions, filters, catching_up, slow, drops, frames} of this process."""
         return {
             "connections": len(self._connections),
             "subscriptions": self._feed.subscriptions,
@@ -58,6 +59,7 @@ class Sockets:
             "catching_up": self._feed.catching_up,
             "slow": len(self._paused),
             "drops": self.drops,
+            "frames": self._feed.frames,
         }
 
     def make_room(self) -> None:
@@ -137,6 +139,8 @@ class Sockets:
             await asyncio.sleep(self._ping_s)
             for number, connection in enumerate(list(self._connections)):
                 if connection.silent >= SILENT_MAX:
+                    if not connection.closing:
+                        SOCKET_DROPS.add("silent")
                     connection.close(1011, "No sign of life for two heartbeats.", linger_s=DRAIN_S)
                 else:
                     connection.silent += 1
@@ -160,6 +164,7 @@ class Sockets:
         held = connection.held_bytes
         positions = connection.drop()
         self.drops += 1
+        SOCKET_DROPS.add("slow")
         logger.warning(
             "A client of %s did not keep up and is closed with %d bytes before it; it can resume at %s.",
             connection.session.principal.actor,

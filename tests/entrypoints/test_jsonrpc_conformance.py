@@ -370,7 +370,7 @@ def test_what_is_wrong_with_the_http_request_is_a_problem_document(program: Runn
 def test_refusals_are_counted_those_of_notifications_too(program: RunningProgram) -> None:
     def count() -> float:
         lines = program.request("GET", "/metrics").text.splitlines()
-        name = 'hivebus_requests_refused_total{code="unknown_action"} '
+        name = 'hivebus_requests_total{action="unknown",outcome="unknown_action",transport="http"} '
         return next((float(line.removeprefix(name)) for line in lines if line.startswith(name)), 0.0)
 
     before = count()

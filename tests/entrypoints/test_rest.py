@@ -529,7 +529,8 @@ def test_metrics_are_exposed_and_move(program: RunningProgram) -> None:
         assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
         return response.text
 
-    name = 'hivebus_requests_total{action="task.submit",transport="rest"}'
+    name = 'hivebus_requests_total{action="task.submit",outcome="ok",transport="rest"}'
+    program.submit("true", requires=["nobody"])
     before = scrape()
     answer = program.submit("true", requires=["nobody"])
     program.task(answer["task_id"])
