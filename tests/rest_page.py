@@ -28,7 +28,7 @@ decimals. What is unknown is `null`, and `unknown` says why. A field that does n
 
 Errors are problem documents (RFC 9457, `application/problem+json`): `status`, `code`, `detail`, `remedy`, and a JSON
 pointer where one field is meant. [errors.md](errors.md) lists the codes, [openapi.json](openapi.json) those of each
-call.
+call. [websocket.md](websocket.md) tells of `GET /ws`.
 """
 COMMANDS_INTRO = """
 A command is answered when its commit is on the log. The answer holds `<noun>_id`, `position`, `status`, `created_at`
@@ -87,7 +87,7 @@ def _operation(operation: Operation) -> str:
             f"### {operation.method} {operation.path}",
             f"`{operation.id}`. {operation.doc}",
             *tables,
-            f"Answer: {_answer(operation)}. Statuses: {', '.join(statuses)}.",
+            f"{_answer(operation)}Statuses: {', '.join(statuses)}.",
         ]
     )
 
@@ -97,7 +97,7 @@ def _answer(operation: Operation) -> str:
     for media, shape in operation.answer.items():
         kinds = [_linked(kind) for kind in _shapes(shape)]
         said.append(" or ".join(kinds) if kinds else code(media))
-    return ", ".join(said)
+    return f"Answer: {', '.join(said)}. " if said else ""
 
 
 def _linked(shape: Any) -> str:

@@ -183,6 +183,8 @@ class _Writer:
 
     def _success(self, operation: Operation) -> dict[str, Any]:
         content = self._content(operation.answer)
+        if not content:
+            return {"description": HTTPStatus(operation.status).phrase}
         example = EXAMPLES.get(operation.example or "")
         if example is not None:
             next(iter(content.values()))["examples"] = {"one": {"summary": example.name, "value": example.answer}}

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from core.kernel.errors import (
     HivebusError,
+    Invalid,
     NotFound,
     Refused,
     TooMany,
@@ -28,6 +29,7 @@ from entrypoints.http.blobs import OCTETS
 from entrypoints.http.event_stream import MEDIA as EVENT_STREAM
 from entrypoints.http.event_stream import FollowEvents
 from entrypoints.http.events import ReadEvents
+from entrypoints.http.problems import UpgradeRequired
 from entrypoints.http.readings import Live, Ready, Said, StoredBlob, SystemInfo, SystemStatus, TicketAnswer
 from entrypoints.http.rest import JSON, NDJSON
 from entrypoints.http.system import AskedSession
@@ -87,6 +89,12 @@ class Operation(Struct, frozen=True, kw_only=True):
     def path_fields(self) -> list[str]:
         """The names in the path."""
         return _PATH.findall(self.path)
+
+
+class Upgrade(Struct, frozen=True):
+    """What may stand in the address of a WebSocket."""
+
+    ticket: str | None = None
 
 
 POSITION = {"Hivebus-Position": "The position that the answer speaks of."}
@@ -176,7 +184,7 @@ OTHERS: tuple[Operation, ...] = (
         silent="Nothing but notifications was sent.",
         body={JSON: Batch(RpcRequest, RPC_BATCH_MAX)},
         answer={JSON: Batch(RpcAnswer, RPC_BATCH_MAX)},
-        faults=f.together(_KEYED, {"unknown_field": Unprocessable, "unsupported_media_type": UnsupportedMedia}),
+        faults=f.together(_KEYED, f.FIELDS, {"unsupported_media_type": UnsupportedMedia}),
         example="rpc",
     ),
     Operation(
@@ -250,6 +258,26 @@ OTHERS: tuple[Operation, ...] = (
         faults=f.together(_KEYED, {"unknown_blob": NotFound}),
     ),
     Operation(
+        id="websocket",
+        method="GET",
+        path="/ws",
+        tag="rpc",
+        doc="A WebSocket of JSON-RPC 2.0 (RFC 6455): calls, and what there is to tell.\n\n/openrpc.json has its "
+        "methods, /asyncapi.json its notifications. A page says `ticket` instead of the key.",
+        status=101,
+        query=Upgrade,
+        faults=f.together(
+            _KEYED,
+            f.FIELDS,
+            {
+                "invalid_handshake": Invalid,
+                "upgrade_required": UpgradeRequired,
+                "not_ready": Unavailable,
+                "too_many_connections": Unavailable,
+            },
+        ),
+    ),
+    Operation(
         id="system.status",
         method="GET",
         path="/api/status",
@@ -290,7 +318,7 @@ OTHERS: tuple[Operation, ...] = (
         status=201,
         body={JSON: Nothing},
         answer={JSON: TicketAnswer},
-        faults=f.together(_KEYED, f.BODY, {"invalid_field": Unprocessable, "unknown_field": Unprocessable}),
+        faults=f.together(_KEYED, f.FIELDS, f.BODY),
     ),
     Operation(
         id="log.compare",

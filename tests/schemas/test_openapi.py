@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -66,13 +67,13 @@ OTHER_ROOMS = tuple(("entrypoints", room) for room in ("rpc", "cli", "a2a", "mcp
 
 
 @pytest.fixture
-def app() -> Any:
+def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sanic[Any, Any]]:
     """The app of the REST listener, around nothing."""
     system: Any = System.__new__(System)
     nothing: Any = SimpleNamespace(refuse_growth=None)
     parts = dict.fromkeys(Program.__struct_fields__, nothing) | {"registry": registry(QUERIES), "system": system}
-    app = make_app("documents-of-hivebus", first=False)
-    apps._add_api(cast("Program", SimpleNamespace(**parts)), app)
+    monkeypatch.setattr(apps, "make_app", lambda name, first: make_app(f"{name}-documented", first=False))
+    app = apps.api_app(cast("Program", SimpleNamespace(**parts)))
     yield app
     Sanic.unregister_app(app)
 
