@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec import structs
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -50,6 +51,7 @@ tasks = Table(
     Column("outcome", String(32)),
     Column("result", JSON),
     Column("attempts", JSON, nullable=False),
+    Column("routing", JSON),
 )
 Index("tasks_now", tasks.c.valid_to, tasks.c.created)
 Index("tasks_page", tasks.c.created, tasks.c.valid_from)
@@ -74,6 +76,9 @@ specs = Table(
     Column("name", String(200)),
     Column("labels", JSON),
     Column("actor", String(100), nullable=False),
+    Column("fairness_key", String(200)),
+    Column("concurrency_key", String(200)),
+    Column("rate_key", String(200)),
 )
 
 
@@ -107,6 +112,9 @@ class TaskSpecs(RowView):
             "name": event.name,
             "labels": event.labels,
             "actor": commit.body.actor,
+            "fairness_key": event.fairness_key,
+            "concurrency_key": event.concurrency_key,
+            "rate_key": event.rate_key,
         }
 
 
@@ -142,6 +150,7 @@ class Tasks(RowView):
                     "started_ms": None,
                     "result": None,
                     "outcome": None,
+                    "routing": None if event.routing is None else structs.asdict(event.routing),
                 }
             case t.TaskStarted():
                 return {**row, "status": "running", "started_ms": event.started_ms}
@@ -217,6 +226,7 @@ def _submitted(commit: Commit, event: t.TaskSubmitted) -> Row:
         "outcome": None,
         "result": None,
         "attempts": [],
+        "routing": None,
     }
 
 
@@ -236,5 +246,6 @@ def _attempt(
             "ended_at": rfc3339(ended_ms),
             "outcome": outcome,
             "error": error,
-        },
+        }
+        | ({"routing": row["routing"]} if row["routing"] is not None else {}),
     ]

@@ -264,6 +264,7 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "queued": {e.id for e in tasks if e.status == "queued" and e.item in waiting},
         "shares": fleet.shares,
         "limits": fleet.limits,
+        "statistics": fleet.statistics,
         "timed": {e.id for e in tasks if e.status == "scheduled" and (e.not_before_ms, e.id) in timers},
         "watched": {e.id for e in tasks if e.held and any(item[1:] == (e.fence, e.id) for item in deadlines)},
     }

@@ -22,6 +22,7 @@ from core.scheduling.eligibility import Requirement, can_do
 from core.scheduling.entries import AGE_STEP_MS, AgentEntry, HostEntry, TaskEntry
 from core.scheduling.limits import Limits
 from core.scheduling.shares import Shares
+from core.scheduling.statistics import Statistics
 from core.scheduling.waiting import Limited, Waiting
 
 
@@ -35,6 +36,7 @@ class _Image(Struct):
     leader: str
     shares: Shares
     limits: Limits
+    statistics: Statistics
 
 
 class Fleet:
@@ -50,6 +52,7 @@ class Fleet:
         self.waiting = Waiting()
         self.shares = Shares()
         self.limits = Limits()
+        self.statistics = Statistics()
         self.timers: list[tuple[int, str]] = []
         self.timeouts: list[tuple[int, int, str]] = []
         self.orphans: set[str] = set()
@@ -141,13 +144,13 @@ class Fleet:
             case tasks.TaskStarted():
                 entry.status = "running"
             case tasks.AttemptEnded():
-                self._free(commit, entry)
+                self._free(commit, entry, event.outcome)
             case tasks.CancelRequested():
                 entry.cancelling = True
                 entry.cancelled_ms = commit.body.occurred_at + int(event.grace_s * 1000)
                 self.put_back(task_id)
             case tasks.TaskCompleted() | tasks.TaskFailed() | tasks.TaskCancelled():
-                self._free(commit, entry)
+                self._free(commit, entry, "completed" if isinstance(event, tasks.TaskCompleted) else "")
                 self.shares.leave(entry.flow)
                 del self.tasks[task_id]
             case _:
@@ -167,6 +170,7 @@ class Fleet:
             type=event.type,
             flow=flow,
             limited=Limited(event.concurrency_key, event.rate_key),
+            learned=event.routing is None,
         )
         self.shares.enter(flow)
 
@@ -177,6 +181,7 @@ class Fleet:
         entry.agent_id = event.agent_id
         entry.host_id = event.host_id
         entry.session = event.session
+        entry.agent_type = event.agent_type or ""
         entry.assigned_ms = commit.body.occurred_at
         entry.charged_ms = self.shares.cost(entry.type)
         self.shares.charge(entry.flow, entry.charged_ms, self.limits.weight(entry.flow[1]))
@@ -194,12 +199,13 @@ class Fleet:
         if host is None or host.session != event.session or event.term < self.term:
             self.orphans.add(entry.id)
 
-    def _free(self, commit: Commit, entry: TaskEntry) -> None:
+    def _free(self, commit: Commit, entry: TaskEntry, outcome: str) -> None:
         self.orphans.discard(entry.id)
         if not entry.agent_id:
             return
         took_ms = float(max(0, commit.body.occurred_at - entry.assigned_ms))
         self.shares.settle(entry.flow, entry.type, entry.charged_ms, took_ms, self.limits.weight(entry.flow[1]))
+        self.statistics.learn(entry.type, entry.agent_type, outcome, took_ms)
         self.waiting.renew(entry.flow)
         if entry.limited.concurrency_key is not None:
             self.limits.release(entry.limited.concurrency_key)
@@ -216,6 +222,7 @@ class Fleet:
         entry.agent_id = entry.host_id = entry.session = ""
         entry.fence = 0
         entry.charged_ms = 0.0
+        entry.agent_type = ""
 
     def _fold_limit(self, commit: Commit, event: Any) -> None:
         if isinstance(event, limits.LimitSet):
@@ -309,6 +316,7 @@ class Fleet:
                 self.leader,
                 self.shares,
                 self.limits,
+                self.statistics,
             )
         )
 
@@ -318,7 +326,7 @@ class Fleet:
         image = msgspec.msgpack.decode(raw, type=_Image)
         fleet = cls()
         fleet.position, fleet.term, fleet.leader = image.position, image.term, image.leader
-        fleet.shares, fleet.limits = image.shares, image.limits
+        fleet.shares, fleet.limits, fleet.statistics = image.shares, image.limits, image.statistics
         fleet.orphans = set(image.orphans)
         fleet.agents = {entry.id: entry for entry in image.agents}
         fleet.hosts = {entry.id: entry for entry in image.hosts}

@@ -54,6 +54,7 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fairness_key: Key | None = None
     concurrency_key: Key | None = None
     rate_key: Key | None = None
+    routing: Literal["learned", "least_loaded"] = "learned"
     depends_on: list[Any] = []
     on_dependency_failure: str | None = None
     not_before: str | None = None
@@ -104,6 +105,7 @@ def submit(command: SubmitTask, state: Task | None, context: Context) -> list[Ta
         fairness_key=command.fairness_key,
         concurrency_key=command.concurrency_key,
         rate_key=command.rate_key,
+        routing=None if command.routing == "learned" else command.routing,
     )
     return [submitted, TaskQueued()]
 

@@ -73,6 +73,33 @@ QUERIES = (
         examples=("hivebus task show TASK_ID", "hivebus task show TASK_ID --json | jq -r .result.stdout"),
     ),
     QueryVerb(
+        name="task.explain",
+        path="/api/tasks/{task_id}/explain",
+        doc="Explain why an agent got a task, or what the task waits for, its place and how long that may take.",
+        target="task_id",
+        examples=("hivebus task explain TASK_ID", "hivebus explain TASK_ID --at 4711"),
+    ),
+    QueryVerb(
+        name="statistics.list",
+        path="/api/statistics",
+        doc="List how attempts went by task type and agent type, over the newest `attempts` of them.",
+        options=(
+            QueryOption("type", "Only tasks of this type."),
+            QueryOption("attempts", "Over at most so many, up to 10000.", int),
+        ),
+        rows="statistics",
+        columns=(
+            Column("task type", "type"),
+            Column("agent type", "agent_type"),
+            Column("completed", "completed"),
+            Column("failed", "failed"),
+            Column("rate", "success_rate"),
+            Column("p50 s", "p50_s"),
+            Column("p95 s", "p95_s"),
+        ),
+        examples=("hivebus statistics list", "hivebus statistics list --type summarise"),
+    ),
+    QueryVerb(
         name="agent.list",
         path="/api/agents",
         doc="List agents, oldest first. Retired ones only with status=retired.",

@@ -19,6 +19,7 @@ from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import decide
 from core.scheduling.shares import UNKNOWN_MS, Shares
+from core.scheduling.statistics import Statistics
 from core.scheduling.waiting import Limited
 from core.task import (
     AttemptEnded,
@@ -329,7 +330,7 @@ def test_a_log_that_was_trimmed_of_what_has_ended_folds_to_the_same_fleet(
     trimmed.position = whole.position
     # How long those took that have gone is forgotten with them: shares begin anew, limits do not.
     for fleet in (trimmed, whole):
-        fleet.shares = Shares()
+        fleet.shares, fleet.statistics = Shares(), Statistics()
         for entry in fleet.tasks.values():
             entry.charged_ms = 0.0
     assert portrait(trimmed) == portrait(whole)

@@ -52,7 +52,7 @@ CANCELLING = (*RUNNING, CancelRequested(grace_s=5.0, reason="enough"))
 
 
 def ended(outcome: Any, error: str = "it broke", **more: Any) -> AttemptEnded:
-    return AttemptEnded(fence=FENCE, agent_id="a", outcome=outcome, error=error, **more)
+    return AttemptEnded(fence=FENCE, agent_id="a", outcome=outcome, error=error, type="greet", **more)
 
 
 def fails(outcome: Any = "failed", **more: Any) -> FailTask:
@@ -196,7 +196,7 @@ def test_a_completion_beats_a_cancel_on_its_way() -> None:
     state = (
         given(*CANCELLING)
         .when(CompleteTask(task_id="t", fence=FENCE, started_ms=NOW_MS, result={"x": 1}))
-        .then(TaskCompleted(fence=FENCE, agent_id="a", started_ms=NOW_MS, result={"x": 1}))
+        .then(TaskCompleted(fence=FENCE, agent_id="a", started_ms=NOW_MS, result={"x": 1}, type="greet"))
     )
     assert state.status == "completed"
 
@@ -338,7 +338,7 @@ def test_max_attempts_counts_failures_over_all_attempts() -> None:
     history = with_retry(ended("failed"), TaskQueued(), assigned(attempt=2), max_attempts=2)
     command = FailTask(task_id="t", fence=6, outcome="failed", error="again")
     given(*history).when(command).then(
-        AttemptEnded(fence=6, agent_id="a", outcome="failed", error="again"),
+        AttemptEnded(fence=6, agent_id="a", outcome="failed", error="again", type="greet"),
         TaskFailed(error="again", outcome="failed"),
     )
 
@@ -360,7 +360,7 @@ def test_a_task_that_keeps_killing_its_hosts_fails() -> None:
     history = with_retry(ended("crashed"), TaskQueued(), assigned(attempt=2), max_crashes=1)
     command = ExpireTask(task_id="t", fence=6, outcome="lease_expired", error="Silence.")
     given(*history).when(command).then(
-        AttemptEnded(fence=6, agent_id="a", outcome="lease_expired", error="Silence."),
+        AttemptEnded(fence=6, agent_id="a", outcome="lease_expired", error="Silence.", type="greet"),
         TaskFailed(error="Lost 2 attempts with their host. Silence.", outcome="crashed"),
     )
 
