@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from msgspec import Struct
 from sqlalchemy import case, func, select
 
+from core.kernel.answers import Position, Time, Unknown
 from core.kernel.errors import NotFound
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.limit import limit_id
 from core.scheduling.eligibility import Requirement, can_do, why_nobody
 from core.scheduling.entries import AGE_STEP_MS
+from core.task import Routing
 from projections.agents import agents, candidates
 from projections.limits import limits
 from projections.statistics import SAMPLES_MIN, attempts
@@ -29,7 +31,56 @@ class ExplainTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     task_id: str
 
 
-async def explain_task(query: ExplainTask, reader: Reader) -> dict[str, Any]:
+class Reason(TypedDict):
+    """Something that a task waits for; the numbers are those of the limit that holds it back."""
+
+    kind: Literal["agent", "slot", "concurrency", "rate", "time", "turn"]
+    sentence: str
+    running: NotRequired[int]
+    limit: NotRequired[int]
+    rate_per_s: NotRequired[float]
+    burst: NotRequired[int]
+
+
+class Ahead(TypedDict):
+    """How many wait before it in its own fairness key, and how many wait in all."""
+
+    in_fairness_key: int
+    in_queue: int
+
+
+class Basis(TypedDict):
+    """What an estimate was measured on."""
+
+    seconds: int
+    samples: int
+
+
+class Chosen(TypedDict):
+    """The newest choice of an agent."""
+
+    agent_id: str | None
+    attempt: int
+    assigned_at: Time | None
+    because: str
+    routing: Routing | None
+
+
+class Explanation(TypedDict):
+    """Why a task waits, or why its agent got it."""
+
+    task_id: str
+    status: str
+    waits_for: list[Reason]
+    ahead: Ahead | None
+    estimated_start_s: float | None
+    basis: NotRequired[Basis]
+    agent: Chosen | None
+    unknown: Unknown
+    position: Position
+
+
+async def explain_task(query: ExplainTask, reader: Reader) -> Explanation:
     """What the views say of its place, as of the reader's position."""
     statement = (
         select(tasks, specs)
@@ -42,22 +93,25 @@ async def explain_task(query: ExplainTask, reader: Reader) -> dict[str, Any]:
             f"There is no task {query.task_id}.", code="unknown_task", remedy="List what there is: `hivebus task list`."
         )
     row = rows[0]
-    answer: dict[str, Any] = {"task_id": query.task_id, "status": row["status"], "unknown": {}}
+    answer: Explanation = {
+        "task_id": query.task_id,
+        "status": row["status"],
+        "waits_for": [],
+        "ahead": None,
+        "estimated_start_s": None,
+        "agent": _agent(row),
+        "unknown": dict.fromkeys(("ahead", "estimated_start_s"), "it does not wait for its turn"),
+        "position": reader.position,
+    }
     if row["status"] in ("queued", "submitted"):
-        answer |= await _waiting(row, reader)
+        await _wait_explained(answer, row, reader)
     elif row["status"] == "scheduled":
-        answer |= {"waits_for": [_reason("time", f"its time comes at {rfc3339(row['not_before_ms'])}")]}
-    else:
-        answer["waits_for"] = []
-    answer |= {"agent": _agent(row), "position": reader.position}
+        comes = f"its time comes at {rfc3339(row['not_before_ms'])}"
+        answer["waits_for"] = [{"kind": "time", "sentence": comes}]
     return answer
 
 
-def _reason(kind: str, sentence: str, **more: Any) -> dict[str, Any]:
-    return {"kind": kind, "sentence": sentence} | more
-
-
-def _agent(row: Mapping[str, Any]) -> dict[str, Any] | None:
+def _agent(row: Mapping[str, Any]) -> Chosen | None:
     """The newest choice: who, and where types were compared, the draw with its scores."""
     routing = row["routing"]
     if row["assigned_ms"] is None:
@@ -72,26 +126,33 @@ def _agent(row: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-async def _waiting(row: Mapping[str, Any], reader: Reader) -> dict[str, Any]:
+async def _wait_explained(answer: Explanation, row: Mapping[str, Any], reader: Reader) -> None:
     need = Requirement(row["executor"], tuple(row["requires"]), row["agent_type"], row["pinned_agent"])
     known = await candidates(reader)
     nobody = why_nobody(need, known)
     if nobody is not None:
-        return {"waits_for": [_reason("agent", nobody)], "ahead": None, "unknown": {"ahead": "nobody can take it"}}
+        answer["waits_for"] = [{"kind": "agent", "sentence": nobody}]
+        answer["unknown"] = dict.fromkeys(("ahead", "estimated_start_s"), "nobody can take it")
+        return
     reasons = [reason async for reason in _held_back(row, reader)]
     able = [agent.id for agent in known if agent.status == "idle" and can_do(need, agent)]
     free = await _free_slots(able, reader)
     if not able:
-        reasons.append(_reason("agent", "every agent that can do it is starting, stopped or without a host"))
+        away = "every agent that can do it is starting, stopped or without a host"
+        reasons.append({"kind": "agent", "sentence": away})
     elif free <= 0:
-        reasons.append(_reason("slot", f"all slots of the {len(able)} agent(s) that can do it are taken"))
+        taken = f"all slots of the {len(able)} agent(s) that can do it are taken"
+        reasons.append({"kind": "slot", "sentence": taken})
     elif not reasons:
-        reasons.append(_reason("turn", "an agent has a free slot: its turn comes with the next decision"))
-    ahead = await _ahead(row, reader)
-    return {"waits_for": reasons, "ahead": ahead} | await _estimate(ahead["in_queue"], reader)
+        soon = "an agent has a free slot: its turn comes with the next decision"
+        reasons.append({"kind": "turn", "sentence": soon})
+    answer["waits_for"] = reasons
+    answer["ahead"] = ahead = await _ahead(row, reader)
+    answer["unknown"] = {}
+    await _estimate(answer, ahead["in_queue"], reader)
 
 
-async def _held_back(row: Mapping[str, Any], reader: Reader) -> AsyncIterator[dict[str, Any]]:
+async def _held_back(row: Mapping[str, Any], reader: Reader) -> AsyncIterator[Reason]:
     """The limits that may hold it back, with what they count."""
     key = row["concurrency_key"]
     if key is not None:
@@ -108,21 +169,13 @@ async def _held_back(row: Mapping[str, Any], reader: Reader) -> AsyncIterator[di
         )
         running = (await reader.rows(held))[0]["n"]
         if running >= allowed:
-            yield _reason(
-                "concurrency",
-                f"{running} of {allowed} with concurrency_key {key!r} run",
-                running=running,
-                limit=allowed,
-            )
+            sentence = f"{running} of {allowed} with concurrency_key {key!r} run"
+            yield {"kind": "concurrency", "sentence": sentence, "running": running, "limit": allowed}
     key = row["rate_key"]
     limit = await _limit(key, reader) if key is not None else None
     if limit is not None and limit["rate_per_s"] is not None:
-        yield _reason(
-            "rate",
-            f"rate_key {key!r} lets {limit['rate_per_s']:g} start a second, {limit['burst']} at once",
-            rate_per_s=limit["rate_per_s"],
-            burst=limit["burst"],
-        )
+        sentence = f"rate_key {key!r} lets {limit['rate_per_s']:g} start a second, {limit['burst']} at once"
+        yield {"kind": "rate", "sentence": sentence, "rate_per_s": limit["rate_per_s"], "burst": limit["burst"]}
 
 
 async def _limit(key: str, reader: Reader) -> Mapping[str, Any] | None:
@@ -138,7 +191,7 @@ async def _free_slots(able: list[str], reader: Reader) -> int:
     return sum(row["slots"] - row["busy_slots"] for row in await reader.rows(statement) if row["id"] in wanted)
 
 
-async def _ahead(row: Mapping[str, Any], reader: Reader) -> dict[str, int]:
+async def _ahead(row: Mapping[str, Any], reader: Reader) -> Ahead:
     """How many wait before it in its own fairness key, and how many wait in all."""
     key = tasks.c.created_ms - tasks.c.priority * AGE_STEP_MS
     own = row["created_ms"] - row["priority"] * AGE_STEP_MS
@@ -156,7 +209,7 @@ async def _ahead(row: Mapping[str, Any], reader: Reader) -> dict[str, int]:
     return {"in_fairness_key": int(found["in_flow"]), "in_queue": int(found["in_queue"])}
 
 
-async def _estimate(ahead: int, reader: Reader) -> dict[str, Any]:
+async def _estimate(answer: Explanation, ahead: int, reader: Reader) -> None:
     """Seconds until it starts, if everything that waits now came first at the pace of the last minute."""
     statement = select(func.count().label("n")).where(attempts.c.ended_ms > reader.now_ms - WINDOW_S * 1000)
     if reader.at is not None:
@@ -164,9 +217,10 @@ async def _estimate(ahead: int, reader: Reader) -> dict[str, Any]:
     samples = (await reader.rows(statement))[0]["n"]
     if samples < SAMPLES_MIN:
         reason = f"{samples} attempts ended in the last {WINDOW_S} s: fewer than {SAMPLES_MIN} say nothing"
-        return {"estimated_start_s": None, "unknown": {"estimated_start_s": reason}}
-    seconds = (ahead + 1) * WINDOW_S / samples
-    return {"estimated_start_s": round(seconds, 3), "basis": {"seconds": WINDOW_S, "samples": samples}}
+        answer["unknown"] = {"estimated_start_s": reason}
+        return
+    answer["estimated_start_s"] = round((ahead + 1) * WINDOW_S / samples, 3)
+    answer["basis"] = {"seconds": WINDOW_S, "samples": samples}
 
 
 QUERIES = (

@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics as figures
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta, Struct
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, select
 
 from core import task as t
+from core.kernel.answers import Position, Unknown
 from core.kernel.commit import Commit
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.projection import JournalView, Row
@@ -68,7 +69,29 @@ class ListStatistics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     attempts: Annotated[int, Meta(ge=1, le=10_000)] = 5_000
 
 
-async def list_statistics(query: ListStatistics, reader: Reader) -> dict[str, Any]:
+class TypeStatistics(TypedDict):
+    """How the attempts of an agent type on a task type went; both are empty text where the log does not say."""
+
+    type: str
+    agent_type: str
+    completed: int
+    failed: int
+    not_counted: Annotated[int, Meta(description="Lost, cancelled or interrupted: they say nothing of the work.")]
+    success_rate: float | None
+    p50_s: float | None
+    p95_s: float | None
+    unknown: Unknown
+
+
+class StatisticsList(TypedDict):
+    """All pairs of types among the newest attempts; `attempts` is how many of these there were."""
+
+    statistics: list[TypeStatistics]
+    attempts: int
+    position: Position
+
+
+async def list_statistics(query: ListStatistics, reader: Reader) -> StatisticsList:
     """Counted from the attempts' ends; what was lost, cancelled or interrupted is counted apart."""
     statement = select(attempts)
     if reader.at is not None:
@@ -87,11 +110,11 @@ async def list_statistics(query: ListStatistics, reader: Reader) -> dict[str, An
     }
 
 
-def _document(task_type: str, agent_type: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _document(task_type: str, agent_type: str, rows: Sequence[Mapping[str, Any]]) -> TypeStatistics:
     well = sum(row["outcome"] in WELL for row in rows)
     badly = sum(row["outcome"] in BADLY for row in rows)
     took = [row["took_ms"] / 1000 for row in rows if row["outcome"] in WELL and row["took_ms"] is not None]
-    unknown = {}
+    unknown: dict[str, str] = {}
     if well + badly < SAMPLES_MIN:
         unknown["success_rate"] = f"{well + badly} attempts are fewer than {SAMPLES_MIN}"
     if len(took) < SAMPLES_MIN:

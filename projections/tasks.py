@@ -38,6 +38,7 @@ tasks = Table(
     Column("priority", Integer, nullable=False),
     Column("correlation_id", String(64), nullable=False),
     Column("created_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
     Column("agent_id", String(36)),
     Column("attempt", Integer, nullable=False),
     Column("progress", Float),
@@ -130,78 +131,84 @@ class Tasks(RowView):
         return (commit.aggregate_id,)
 
     def fold(self, row: Row | None, commit: Commit, event: Event) -> Row | None:
-        """One arm per event."""
-        time_ms = commit.body.occurred_at
+        """One arm per event; what changes anything is the last change."""
         if isinstance(event, t.TaskSubmitted):
             return _submitted(commit, event)
         assert row is not None, "the first event of a task is task.submitted"
-        match event:
-            case t.TaskQueued():
-                return {**row, "status": "queued", "not_before_ms": None}
-            case t.TaskScheduled():
-                return {**row, "status": "scheduled", "not_before_ms": event.not_before_ms}
-            case t.TaskAssigned():
-                return {
-                    **row,
-                    "status": "assigned",
-                    "agent_id": event.agent_id,
-                    "attempt": event.attempt,
-                    "assigned_ms": time_ms,
-                    "started_ms": None,
-                    "result": None,
-                    "outcome": None,
-                    "routing": None if event.routing is None else structs.asdict(event.routing),
-                }
-            case t.TaskStarted():
-                return {**row, "status": "running", "started_ms": event.started_ms}
-            case t.TaskProgressed():
-                return {**row, "progress": event.progress, "current_step": event.current_step}
-            case t.AttemptEnded():
-                ended = _attempt(row, time_ms, event.agent_id, event.started_ms, event.outcome, event.error)
-                return {
-                    **row,
-                    "attempts": ended,
-                    "agent_id": None,
-                    "progress": None,
-                    "current_step": None,
-                    "error": event.error,
-                    "outcome": event.outcome,
-                    "result": event.result,
-                    "started_ms": event.started_ms or row["started_ms"],
-                }
-            case t.TaskCompleted():
-                return {
-                    **row,
-                    "status": "completed",
-                    "attempts": _attempt(row, time_ms, event.agent_id, event.started_ms, "completed", None),
-                    "progress": 1.0,
-                    "error": None,
-                    "outcome": "completed",
-                    "result": event.result,
-                    "started_ms": event.started_ms,
-                    "completed_ms": time_ms,
-                }
-            case t.TaskFailed():
-                return {
-                    **row,
-                    "status": "failed",
-                    "error": event.error,
-                    "outcome": event.outcome,
-                    "completed_ms": time_ms,
-                    "agent_id": _last_agent(row),
-                }
-            case t.CancelRequested():
-                return {**row, "cancelling": True}
-            case t.TaskCancelled():
-                return {
-                    **row,
-                    "status": "cancelled",
-                    "outcome": "cancelled",
-                    "completed_ms": time_ms,
-                    "agent_id": _last_agent(row),
-                }
-            case _:
-                return row
+        changed = _changed(row, event, commit.body.occurred_at)
+        if changed is not row:
+            changed["updated_ms"] = commit.body.occurred_at
+        return changed
+
+
+def _changed(row: Row, event: Event, time_ms: int) -> Row:
+    match event:
+        case t.TaskQueued():
+            return {**row, "status": "queued", "not_before_ms": None}
+        case t.TaskScheduled():
+            return {**row, "status": "scheduled", "not_before_ms": event.not_before_ms}
+        case t.TaskAssigned():
+            return {
+                **row,
+                "status": "assigned",
+                "agent_id": event.agent_id,
+                "attempt": event.attempt,
+                "assigned_ms": time_ms,
+                "started_ms": None,
+                "result": None,
+                "outcome": None,
+                "routing": None if event.routing is None else structs.asdict(event.routing),
+            }
+        case t.TaskStarted():
+            return {**row, "status": "running", "started_ms": event.started_ms}
+        case t.TaskProgressed():
+            return {**row, "progress": event.progress, "current_step": event.current_step}
+        case t.AttemptEnded():
+            ended = _attempt(row, time_ms, event.agent_id, event.started_ms, event.outcome, event.error)
+            return {
+                **row,
+                "attempts": ended,
+                "agent_id": None,
+                "progress": None,
+                "current_step": None,
+                "error": event.error,
+                "outcome": event.outcome,
+                "result": event.result,
+                "started_ms": event.started_ms or row["started_ms"],
+            }
+        case t.TaskCompleted():
+            return {
+                **row,
+                "status": "completed",
+                "attempts": _attempt(row, time_ms, event.agent_id, event.started_ms, "completed", None),
+                "progress": 1.0,
+                "error": None,
+                "outcome": "completed",
+                "result": event.result,
+                "started_ms": event.started_ms,
+                "completed_ms": time_ms,
+            }
+        case t.TaskFailed():
+            return {
+                **row,
+                "status": "failed",
+                "error": event.error,
+                "outcome": event.outcome,
+                "completed_ms": time_ms,
+                "agent_id": _last_agent(row),
+            }
+        case t.CancelRequested():
+            return {**row, "cancelling": True}
+        case t.TaskCancelled():
+            return {
+                **row,
+                "status": "cancelled",
+                "outcome": "cancelled",
+                "completed_ms": time_ms,
+                "agent_id": _last_agent(row),
+            }
+        case _:
+            return row
 
 
 def _submitted(commit: Commit, event: t.TaskSubmitted) -> Row:
@@ -213,6 +220,7 @@ def _submitted(commit: Commit, event: t.TaskSubmitted) -> Row:
         "priority": event.priority,
         "correlation_id": commit.body.correlation_id,
         "created_ms": commit.body.occurred_at,
+        "updated_ms": commit.body.occurred_at,
         "agent_id": None,
         "attempt": 0,
         "progress": None,

@@ -43,12 +43,18 @@ QUERIES = (
     QueryVerb(
         name="task.list",
         path="/api/tasks",
-        doc="List tasks, newest first.",
+        doc="List tasks: the newest first, or in the order `updated` the one that changed last.",
         options=(
-            QueryOption("status", "Only these: queued, scheduled, assigned, running, completed, failed, cancelled."),
+            QueryOption(
+                "status",
+                "Only these, with commas between: queued, scheduled, assigned, running, completed, failed, cancelled.",
+            ),
             QueryOption("agent_id", "Only those that this agent works on, or worked on last."),
             QueryOption("type", "Only tasks of this type."),
             QueryOption("correlation_id", "Only what was submitted together: `task submit` prints the id."),
+            QueryOption("updated_since", "Only those that changed at this time (RFC 3339) or later."),
+            QueryOption("order", "created (the default) or updated."),
+            QueryOption("before", "In the order updated: only what changed before this position.", int),
             LIMIT,
             QueryOption("offset", "Leave out the first ones.", int),
         ),

@@ -49,6 +49,10 @@ from tests.given import (
 )
 
 NEED = Requirement("command", (), "shell", None)
+# Each event beside its record in logs out there: it is written and read so for ever.
+GOLDEN = [
+    (SchedulerElected(leader="l"), 'scheduler.elected/1 {"leader":"l"}'),
+]
 
 
 def folded(history: History) -> Fleet:

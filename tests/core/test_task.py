@@ -49,6 +49,47 @@ FAILED = (*ASSIGNED, TaskFailed(error="no", outcome="failed"))
 CANCELLED = (*QUEUED, TaskCancelled())
 SCHEDULED = (submitted(), TaskScheduled(not_before_ms=NOW_MS + 5))
 CANCELLING = (*RUNNING, CancelRequested(grace_s=5.0, reason="enough"))
+# Each event beside its record in logs out there: it is written and read so for ever.
+GOLDEN = [
+    (TaskQueued(), "task.queued/1 {}"),
+    (TaskScheduled(not_before_ms=NOW_MS + 1), 'task.scheduled/1 {"not_before_ms":1800000000001}'),
+    (assigned(term=3, attempt=2), 'task.assigned/1 {"agent_id":"a","host_id":"h","session":"s1","term":3,"attempt":2}'),
+    (
+        TaskStarted(fence=7, agent_id="a", started_ms=NOW_MS),
+        'task.started/1 {"fence":7,"agent_id":"a","started_ms":1800000000000}',
+    ),
+    (
+        TaskProgressed(fence=7, progress=0.25, current_step="boil", steps_completed=1, total_steps=4),
+        'task.progressed/1 {"fence":7,"progress":0.25,"current_step":"boil","steps_completed":1,"total_steps":4}',
+    ),
+    (TaskProgressed(fence=7), 'task.progressed/1 {"fence":7}'),
+    (
+        AttemptEnded(
+            fence=7, agent_id="a", outcome="timed_out", error="late", started_ms=NOW_MS, result={"exit_code": 1}
+        ),
+        'task.attempt_ended/1 {"fence":7,"agent_id":"a","outcome":"timed_out","error":"late",'
+        '"started_ms":1800000000000,"result":{"exit_code":1}}',
+    ),
+    (
+        AttemptEnded(fence=7, agent_id="a", outcome="crashed", error="gone"),
+        'task.attempt_ended/1 {"fence":7,"agent_id":"a","outcome":"crashed","error":"gone"}',
+    ),
+    (
+        TaskCompleted(
+            fence=7,
+            agent_id="a",
+            started_ms=NOW_MS,
+            result={"exit_code": 0, "stdout": "hi\n", "n": [1, 2.5, None, True]},
+        ),
+        'task.completed/1 {"fence":7,"agent_id":"a","started_ms":1800000000000,"result":{"exit_code":0,'
+        '"stdout":"hi\\n","n":[1,2.5,null,true]}}',
+    ),
+    (TaskFailed(error="no more", outcome="output_limit"), 'task.failed/1 {"error":"no more","outcome":"output_limit"}'),
+    (CancelRequested(grace_s=5.0, reason="enough"), 'task.cancel_requested/1 {"grace_s":5.0,"reason":"enough"}'),
+    (CancelRequested(grace_s=5.0), 'task.cancel_requested/1 {"grace_s":5.0}'),
+    (TaskCancelled(reason="enough"), 'task.cancelled/1 {"reason":"enough"}'),
+    (TaskCancelled(), "task.cancelled/1 {}"),
+]
 
 
 def ended(outcome: Any, error: str = "it broke", **more: Any) -> AttemptEnded:
