@@ -25,6 +25,7 @@ from core.task import (
     ProgressTask,
     QueueTask,
     Retry,
+    Routing,
     StartTask,
     SubmitTask,
     Task,
@@ -54,6 +55,15 @@ GOLDEN = [
     (TaskQueued(), "task.queued/1 {}"),
     (TaskScheduled(not_before_ms=NOW_MS + 1), 'task.scheduled/1 {"not_before_ms":1800000000001}'),
     (assigned(term=3, attempt=2), 'task.assigned/1 {"agent_id":"a","host_id":"h","session":"s1","term":3,"attempt":2}'),
+    (
+        assigned(agent_type="shell", routing=Routing(folded=7, draw=0.25, scores={"painter": 2.5, "shell": 1.5})),
+        'task.assigned/1 {"agent_id":"a","host_id":"h","session":"s1","term":1,"attempt":1,"agent_type":"shell",'
+        '"routing":{"folded":7,"draw":0.25,"scores":{"painter":2.5,"shell":1.5}}}',
+    ),
+    (
+        TaskCompleted(fence=7, agent_id="a", started_ms=5, result={}, agent_type="shell", type="greet"),
+        'task.completed/1 {"fence":7,"agent_id":"a","started_ms":5,"result":{},"agent_type":"shell","type":"greet"}',
+    ),
     (
         TaskStarted(fence=7, agent_id="a", started_ms=NOW_MS),
         'task.started/1 {"fence":7,"agent_id":"a","started_ms":1800000000000}',
