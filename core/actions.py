@@ -8,10 +8,11 @@ from core.agent import agent
 from core.host import host
 from core.kernel.outcomes import outcomes
 from core.kernel.registry import QuerySpec, Registry
+from core.limit import limit
 from core.scheduling.election import election
 from core.task import task
 
-AGGREGATES = (task, agent, host, election, outcomes)
+AGGREGATES = (task, agent, limit, host, election, outcomes)
 
 
 def registry(queries: Sequence[QuerySpec] = ()) -> Registry:

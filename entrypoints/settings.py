@@ -16,7 +16,10 @@ from entrypoints.roles import Roles
 
 PREFIX = "HIVEBUS_"
 # Read elsewhere: by the CLI, by secrets, and by this program's children.
-FOREIGN = ("HIVEBUS_URL", "HIVEBUS_KEY", "HIVEBUS_DEBUG", "HIVEBUS_SECRET_", "HIVEBUS_TASK_", "HIVEBUS_ATTEMPT")
+FOREIGN = (
+    *("HIVEBUS_URL", "HIVEBUS_KEY", "HIVEBUS_DEBUG", "HIVEBUS_SECRET_"),
+    *("HIVEBUS_TASK_", "HIVEBUS_AGENT_ID", "HIVEBUS_ATTEMPT"),
+)
 # Never an option of the command line, which every user of the machine can read.
 SECRET = frozenset({"nats_password", "nats_system_password", "nats_client_password", "database_url"})
 SECRET_FILE_BYTES_MAX = 4096

@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from core.kernel.registry import QuerySpec
 from core.projection import View
-from projections import agents, queue, task_queries, tasks
+from projections import agents, explain, limits, queue, statistics, task_queries, tasks
 from projections.timeline import Timeline
 
-VIEWS: tuple[View, ...] = (tasks.TaskSpecs(), tasks.Tasks(), agents.Agents(), queue.Queue(), Timeline())
-QUERIES: tuple[QuerySpec, ...] = (*task_queries.QUERIES, *agents.QUERIES, *queue.QUERIES)
+VIEWS: tuple[View, ...] = (
+    tasks.TaskSpecs(),
+    tasks.Tasks(),
+    agents.Agents(),
+    queue.Queue(),
+    limits.Limits(),
+    statistics.Attempts(),
+    Timeline(),
+)
+QUERIES: tuple[QuerySpec, ...] = (
+    *task_queries.QUERIES,
+    *explain.QUERIES,
+    *agents.QUERIES,
+    *queue.QUERIES,
+    *limits.QUERIES,
+    *statistics.QUERIES,
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypedDict, get_args
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
 
 from msgspec import Meta, Struct
 from sqlalchemy import Column, ColumnElement, Select, func, select
@@ -13,7 +13,7 @@ from core.kernel.errors import NotFound, Unprocessable
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import RFC3339_PATTERN, parse_rfc3339, rfc3339
 from core.scheduling.eligibility import Requirement, why_nobody
-from core.task import Retry
+from core.task import Retry, Routing
 from projections.agents import candidates
 from projections.tasks import specs, tasks
 from projections.timeline import Happening, history_of, timeline
@@ -105,6 +105,7 @@ class TaskAttempt(TypedDict):
     ended_at: Time
     outcome: str
     error: str | None
+    routing: NotRequired[Routing]
 
 
 class TaskDetails(TaskSummary):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec import structs
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -51,6 +52,7 @@ tasks = Table(
     Column("outcome", String(32)),
     Column("result", JSON),
     Column("attempts", JSON, nullable=False),
+    Column("routing", JSON),
 )
 Index("tasks_now", tasks.c.valid_to, tasks.c.created)
 Index("tasks_page", tasks.c.created, tasks.c.valid_from)
@@ -75,6 +77,9 @@ specs = Table(
     Column("name", String(200)),
     Column("labels", JSON),
     Column("actor", String(100), nullable=False),
+    Column("fairness_key", String(200)),
+    Column("concurrency_key", String(200)),
+    Column("rate_key", String(200)),
 )
 
 
@@ -108,6 +113,9 @@ class TaskSpecs(RowView):
             "name": event.name,
             "labels": event.labels,
             "actor": commit.body.actor,
+            "fairness_key": event.fairness_key,
+            "concurrency_key": event.concurrency_key,
+            "rate_key": event.rate_key,
         }
 
 
@@ -149,6 +157,7 @@ def _changed(row: Row, event: Event, time_ms: int) -> Row:
                 "started_ms": None,
                 "result": None,
                 "outcome": None,
+                "routing": None if event.routing is None else structs.asdict(event.routing),
             }
         case t.TaskStarted():
             return {**row, "status": "running", "started_ms": event.started_ms}
@@ -225,6 +234,7 @@ def _submitted(commit: Commit, event: t.TaskSubmitted) -> Row:
         "outcome": None,
         "result": None,
         "attempts": [],
+        "routing": None,
     }
 
 
@@ -244,5 +254,6 @@ def _attempt(
             "ended_at": rfc3339(ended_ms),
             "outcome": outcome,
             "error": error,
-        },
+        }
+        | ({"routing": row["routing"]} if row["routing"] is not None else {}),
     ]

@@ -30,6 +30,7 @@ from core.kernel.ids import derive, uuid7
 from core.kernel.outcomes import CommandUnchanged
 from core.kernel.ports import Clock, Store
 from core.kernel.registry import CommandSpec, Context
+from core.limit import SetLimit
 from core.projection import Row, RowView, View
 from core.scheduling.election import ElectScheduler
 from core.scheduling.eligibility import can_do
@@ -238,7 +239,7 @@ class History:
         """Decide a command and append what it decides, None where that is nothing. Raises what the decision raises."""
         spec = REGISTRY.command_of(command)
         key = command_id(1_000_000 + self.head)
-        aggregate_id = str(derive(key, spec.noun)) if spec.creates else getattr(command, spec.target or "")
+        aggregate_id = str(derive(key, spec.noun)) if spec.creates else spec.id_of(command)
         context = Context(self.now_ms, aggregate_id, key, "ada", CORRELATION)
         events = spec.decide(command, self.states.get((spec.noun, aggregate_id)), context)
         return self.commit(spec.noun, aggregate_id, *events, command=spec.name) if events else None
@@ -249,7 +250,7 @@ class History:
 
 def portrait(fleet: Fleet) -> dict[str, Any]:
     """Everything that a fleet says, without the order and the leftovers of its heaps."""
-    waiting = {item for lines in (fleet.queues, fleet.stranded) for line in lines.values() for item in line}
+    waiting = set(fleet.waiting.items())
     timers, deadlines = set(fleet.timers), set(fleet.timeouts)
     tasks = fleet.tasks.values()
     return {
@@ -260,7 +261,10 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "hosts": fleet.hosts,
         "orphans": fleet.orphans,
         "unsettled": fleet.unsettled_agents,
-        "queued": {e.id for e in tasks if e.status == "queued" and (e.key, e.position, e.id) in waiting},
+        "queued": {e.id for e in tasks if e.status == "queued" and e.item in waiting},
+        "shares": fleet.shares,
+        "limits": fleet.limits,
+        "statistics": fleet.statistics,
         "timed": {e.id for e in tasks if e.status == "scheduled" and (e.not_before_ms, e.id) in timers},
         "watched": {e.id for e in tasks if e.held and any(item[1:] == (e.fence, e.id) for item in deadlines)},
     }
@@ -269,11 +273,12 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
 # What may happen, and a number that says how or to whom.
 STEP_KINDS = (
     *("submit", "submit", "submit", "spawn", "retire", "register", "register", "lose", "leave", "cancel", "elect"),
-    *("start", "complete", "fail", "crash", "clock", "rest", "rest"),
+    *("start", "complete", "fail", "crash", "clock", "rest", "rest", "limit"),
     *("turn", "turn", "turn", "deliver", "deliver", "deliver", "fold", "fold", "fold", "fold"),
 )
 STEPS = st.lists(st.tuples(st.sampled_from(STEP_KINDS), st.integers(0, 7)), min_size=20, max_size=80)
 HOST_SLOTS = (("h0", 2), ("h1", 1))
+KEYS = ("k0", "k1")
 
 
 class Simulation:
@@ -307,6 +312,8 @@ class Simulation:
                 self.attempt(SpawnAgent(type="python" if number % 2 else "shell", slots=1 + number // 2))
             case "register":
                 self.register(host_id, slots)
+            case "limit":
+                self.attempt(SetLimit(key=KEYS[number % 2], concurrency=number % 3, rate_per_s=1 + number, burst=2))
             case "elect":
                 self.attempt(ElectScheduler(scheduler_id="main", leader=f"l{number}"))
             case "clock":
@@ -367,7 +374,7 @@ class Simulation:
         spec = REGISTRY.command_of(command)
         if spec.creates:
             return self.history.head
-        return self.history.positions.get((spec.noun, getattr(command, spec.target or "")), self.history.head)
+        return self.history.positions.get((spec.noun, spec.id_of(command)), self.history.head)
 
     def live_tasks(self) -> list[str]:
         """Ids of the tasks that have not ended, as the log has them."""
@@ -395,7 +402,7 @@ class Simulation:
         for decision in decisions:
             assert decision.key not in self.overlay, f"{decision.key} is decided twice"
             self._check_command(decision)
-            self.overlay.hold(decision.key, decision.agent_id, decision.host_id)
+            self.overlay.hold(decision.key, decision.claim)
             self.in_flight.append(decision)
         self._check_slots()
         return decisions
@@ -424,6 +431,8 @@ class Simulation:
     def end_well(self) -> None:
         """From now on hosts behave: they complete whatever they are given."""
         self.complete_the_fleet()
+        for key in KEYS:
+            self.attempt(SetLimit(key=key, concurrency=1, rate_per_s=1))
         for _ in range(10):
             self.rest()
             for id_ in self.live_tasks():
@@ -445,9 +454,12 @@ class Simulation:
 
     def _check_slots(self) -> None:
         for agent in self.fleet.agents.values():
-            assert len(agent.running) + self.overlay.by_agent[agent.id] <= agent.slots
+            assert len(agent.running) + self.overlay.claims.by_agent[agent.id] <= agent.slots
         for host in self.fleet.hosts.values():
-            assert len(host.running) + self.overlay.by_host[host.id] <= host.slots
+            assert len(host.running) + self.overlay.claims.by_host[host.id] <= host.slots
+        for key in KEYS:
+            held = sum(entry.held and entry.limited.concurrency_key == key for entry in self.fleet.tasks.values())
+            assert self.fleet.limits.held.get(key, 0) == held, "a slot of a limit leaked"
 
     def _check_places(self) -> None:
         """Each held task is with exactly one agent on exactly one host; any other is with none."""
@@ -464,9 +476,12 @@ class Simulation:
 
 def _submission(number: int) -> SubmitTask:
     retry = Retry(max_attempts=2, max_crashes=1, initial_interval_ms=1_000, avoid_last_agent=number > 3)
+    fields: dict[str, Any] = {"priority": number, "timeout_s": 30, "retry": retry, "fairness_key": f"f{number % 3}"}
+    fields |= {"concurrency_key": KEYS[number // 4]} if number in (2, 3, 6) else {}
+    fields |= {"rate_key": KEYS[number // 4]} if number in (3, 5) else {}
     if number % 2:
-        return submit(agent_type="python", parameters={"function": "noop"}, priority=number, timeout_s=30, retry=retry)
-    return submit(priority=number, timeout_s=30, retry=retry)
+        return submit(agent_type="python", parameters={"function": "noop"}, **fields)
+    return submit(**fields)
 
 
 # --- views ------------------------------------------------------------------------------------------------------------

@@ -109,8 +109,8 @@ class Rest:
             raise CannotSay("without what its path holds, a call is another one")
         path = _IN_PATH.sub(lambda match: str(values.pop(match[1])), route.path)
         url = self._address.urls["api"] + path
-        if route.method == "POST":
-            response = self._client.post(url, params=wait, json=values, headers=headers)
+        if route.method in ("POST", "PUT"):
+            response = self._client.request(route.method, url, params=wait, json=values, headers=headers)
         else:
             if any(isinstance(value, dict | list) or len(str(value)) > QUERY_MAX for value in values.values()):
                 raise CannotSay("a query string holds short texts")

@@ -141,7 +141,7 @@ class CommandBus:
         if spec.creates:
             aggregate_id = derived(command_id, spec.noun, key)
         else:
-            aggregate_id = getattr(command, spec.target or "")
+            aggregate_id = spec.id_of(command)
             if not _ID(aggregate_id):
                 raise unknown(spec.noun, aggregate_id)
         return _Job(

@@ -70,6 +70,13 @@ def from_key(actor: str, key: str) -> UUID:
     return UUID(int=int.from_bytes(digest[:6], "big") << 80 | _VERSION_8 | _VARIANT | rest)
 
 
+def named(noun: str, key: str) -> str:
+    """The id of an aggregate that its users name: the same for the same key, for ever. Not time-ordered."""
+    digest = hashlib.sha256(noun.encode() + b"\0" + key.encode()).digest()
+    rest = int.from_bytes(digest[6:16], "big") & _RANDOM_MASK
+    return str(UUID(int=int.from_bytes(digest[:6], "big") << 80 | _VERSION_8 | _VARIANT | rest))
+
+
 def draw(of: UUID) -> float:
     """A number in [0, 1) fixed by an id: the random of a pure decision, the same at every replay."""
     return int.from_bytes(hashlib.sha256(b"draw" + of.bytes).digest()[:7], "big") / (1 << 56)

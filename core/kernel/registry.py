@@ -69,7 +69,13 @@ class CommandSpec(Struct, frozen=True):
     answer: Callable[[Any, Any], Mapping[str, Any]] | None
     doc: str
     finishes: bool = False
+    identify: Callable[[str], str] | None = None
     faults: Mapping[str, type[HivebusError]] = {}
+
+    def id_of(self, command: Struct) -> str:
+        """The id of the aggregate that a command names."""
+        named: str = getattr(command, self.target or "")
+        return named if self.identify is None else self.identify(named)
 
 
 class QuerySpec(Struct, frozen=True):
@@ -137,13 +143,15 @@ class Aggregate:
         target: str | None = None,
         answer: Callable[[Any, Any], Mapping[str, Any]] | None = None,
         finishes: bool = False,
+        identify: Callable[[str], str] | None = None,
         faults: Mapping[str, type[HivebusError]] | None = None,
     ) -> Callable[[Decide], Decide]:
         """Register a decision. The command's Struct is the annotation of its first parameter.
 
         `target` names the field that holds the aggregate's id (default `<noun>_id`); a command that `creates` has none,
         one that `upserts` may be the first of its aggregate. One that `finishes` only ends work: it is accepted on a
-        disk that is nearly full. `faults` are the errors that only this command knows, for the documents.
+        disk that is nearly full. Where users name an aggregate freely, `identify` makes its id from `target`.
+        `faults` are the errors that only this command knows, for the documents.
         """
 
         def register(decide: Decide) -> Decide:
@@ -164,6 +172,7 @@ class Aggregate:
                     answer,
                     doc_of(struct),
                     finishes,
+                    identify,
                     dict(faults or {}),
                 )
             )

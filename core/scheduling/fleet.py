@@ -7,8 +7,6 @@ back lies in another object (core/scheduling/overlay.py), so that a refused appe
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
-from collections.abc import Set
 from typing import Any
 
 import msgspec
@@ -16,66 +14,16 @@ from msgspec import Struct
 
 from core import agent as agents
 from core import host as hosts
+from core import limit as limits
 from core import task as tasks
 from core.kernel.commit import Commit
 from core.scheduling.election import SchedulerElected
 from core.scheduling.eligibility import Requirement, can_do
-
-AGE_STEP_MS = 60_000
-
-
-class TaskEntry(Struct, kw_only=True):
-    """A live task. `key` orders the queue: a level of priority is worth a minute of waiting."""
-
-    id: str
-    key: int
-    position: int
-    need: Requirement
-    timeout_s: float
-    avoid_last_agent: bool
-    correlation_id: str
-    last_position: int = 0
-    status: str = "submitted"
-    not_before_ms: int = 0
-    cancelling: bool = False
-    cancelled_ms: int = 0
-    fence: int = 0
-    term: int = 0
-    agent_id: str = ""
-    host_id: str = ""
-    session: str = ""
-    assigned_ms: int = 0
-    last_agent: str = ""
-
-    @property
-    def held(self) -> bool:
-        """Whether an attempt holds a slot."""
-        return self.status in ("assigned", "running")
-
-
-class AgentEntry(Struct, kw_only=True):
-    """An agent that is not retired."""
-
-    id: str
-    type: str
-    executor: str
-    capabilities: frozenset[str]
-    slots: int
-    status: str = "starting"
-    host_id: str = ""
-    session: str = ""
-    running: set[str] = msgspec.field(default_factory=set)
-
-
-class HostEntry(Struct, kw_only=True):
-    """A host that registered once; `session` is empty when it is lost or has left."""
-
-    id: str
-    session: str
-    executors: frozenset[str]
-    slots: int
-    lost_reason: str = ""
-    running: set[str] = msgspec.field(default_factory=set)
+from core.scheduling.entries import AGE_STEP_MS, AgentEntry, HostEntry, TaskEntry
+from core.scheduling.limits import Limits
+from core.scheduling.shares import Shares
+from core.scheduling.statistics import Statistics
+from core.scheduling.waiting import Limited, Waiting
 
 
 class _Image(Struct):
@@ -86,6 +34,9 @@ class _Image(Struct):
     hosts: list[HostEntry]
     orphans: list[str]
     leader: str
+    shares: Shares
+    limits: Limits
+    statistics: Statistics
 
 
 class Fleet:
@@ -98,13 +49,17 @@ class Fleet:
         self.tasks: dict[str, TaskEntry] = {}
         self.agents: dict[str, AgentEntry] = {}
         self.hosts: dict[str, HostEntry] = {}
-        self.queues: dict[Requirement, list[tuple[int, int, str]]] = defaultdict(list)
+        self.waiting = Waiting()
+        self.shares = Shares()
+        self.limits = Limits()
+        self.statistics = Statistics()
         self.timers: list[tuple[int, str]] = []
         self.timeouts: list[tuple[int, int, str]] = []
         self.orphans: set[str] = set()
         self.unsettled_agents: set[str] = set()
         self.uneven = False
-        self.stranded: dict[Requirement, list[tuple[int, int, str]]] = {}
+        # When a parked rate key may let somebody through; what a decision found, and no part of the fold.
+        self.rate_timers: dict[str, int] = {}
         self._eligible: dict[Requirement, list[AgentEntry]] = {}
 
     # --- what the scheduler asks ---
@@ -121,40 +76,25 @@ class Fleet:
         """The hosts where such an agent can live now."""
         return [host for host in self.hosts.values() if host.session and agent.executor in host.executors]
 
-    def strand(self, need: Requirement) -> None:
-        """Put a line aside that no agent can serve: it costs nothing until an agent's event brings it back."""
-        line = self.queues.pop(need)
-        known = self.stranded.setdefault(need, [])
-        known.extend(line)
-
-    def _unstrand(self) -> None:
-        for need, line in self.stranded.items():
-            self.queues[need].extend(line)
-            heapq.heapify(self.queues[need])
-        self.stranded.clear()
-
-    def head(self, need: Requirement, under_way: Set[str]) -> TaskEntry | None:
-        """The first task of a waiting line; what no longer waits, or is being decided, leaves the line here."""
-        line = self.queues[need]
-        while line:
-            entry = self.tasks.get(line[0][2])
-            if entry is not None and entry.status == "queued" and entry.id not in under_way:
-                return entry
-            heapq.heappop(line)
-        del self.queues[need]
-        return None
-
     def put_back(self, task_id: str) -> None:
         """Return a task to the line or timer that its state puts it in; harmless where it stands there already."""
         entry = self.tasks.get(task_id)
         if entry is None:
             return
         if entry.status == "queued":
-            heapq.heappush(self.queues[entry.need], (entry.key, entry.position, task_id))
+            self.waiting.put(entry.place, entry.item)
+            self.release(entry.limited)
         elif entry.status == "scheduled":
             heapq.heappush(self.timers, (entry.not_before_ms, task_id))
         elif entry.held:
             self._watch(entry)
+
+    def release(self, limited: Limited) -> None:
+        """What was held may be free again: whoever waits for it is looked at."""
+        if limited.concurrency_key is not None:
+            self.waiting.release(f"concurrency:{limited.concurrency_key}")
+        if limited.rate_key is not None:
+            self.waiting.release(f"rate:{limited.rate_key}")
 
     def _watch(self, entry: TaskEntry) -> None:
         """Enter an attempt into the timeouts; what has ended meanwhile is cleared out before it outgrows the rest."""
@@ -204,18 +144,20 @@ class Fleet:
             case tasks.TaskStarted():
                 entry.status = "running"
             case tasks.AttemptEnded():
-                self._free(entry)
+                self._free(commit, entry, event.outcome)
             case tasks.CancelRequested():
                 entry.cancelling = True
                 entry.cancelled_ms = commit.body.occurred_at + int(event.grace_s * 1000)
                 self.put_back(task_id)
             case tasks.TaskCompleted() | tasks.TaskFailed() | tasks.TaskCancelled():
-                self._free(entry)
+                self._free(commit, entry, "completed" if isinstance(event, tasks.TaskCompleted) else "")
+                self.shares.leave(entry.flow)
                 del self.tasks[task_id]
             case _:
                 pass
 
     def _submit(self, commit: Commit, event: tasks.TaskSubmitted) -> None:
+        flow = (commit.body.actor, event.fairness_key or event.project)
         self.tasks[commit.aggregate_id] = TaskEntry(
             id=commit.aggregate_id,
             key=commit.body.occurred_at - event.priority * AGE_STEP_MS,
@@ -225,7 +167,12 @@ class Fleet:
             timeout_s=event.timeout_s,
             avoid_last_agent=event.retry.avoid_last_agent,
             correlation_id=commit.body.correlation_id,
+            type=event.type,
+            flow=flow,
+            limited=Limited(event.concurrency_key, event.rate_key),
+            learned=event.routing is None,
         )
+        self.shares.enter(flow)
 
     def _assign(self, commit: Commit, entry: TaskEntry, event: tasks.TaskAssigned) -> None:
         entry.status = "assigned"
@@ -234,7 +181,14 @@ class Fleet:
         entry.agent_id = event.agent_id
         entry.host_id = event.host_id
         entry.session = event.session
+        entry.agent_type = event.agent_type or ""
         entry.assigned_ms = commit.body.occurred_at
+        entry.charged_ms = self.shares.cost(entry.type)
+        self.shares.charge(entry.flow, entry.charged_ms, self.limits.weight(entry.flow[1]))
+        if entry.limited.concurrency_key is not None:
+            self.limits.hold(entry.limited.concurrency_key)
+        if entry.limited.rate_key is not None:
+            self.limits.take(entry.limited.rate_key, entry.assigned_ms)
         self.put_back(entry.id)
         agent = self.agents.get(event.agent_id)
         if agent is not None:
@@ -245,10 +199,17 @@ class Fleet:
         if host is None or host.session != event.session or event.term < self.term:
             self.orphans.add(entry.id)
 
-    def _free(self, entry: TaskEntry) -> None:
+    def _free(self, commit: Commit, entry: TaskEntry, outcome: str) -> None:
         self.orphans.discard(entry.id)
         if not entry.agent_id:
             return
+        took_ms = float(max(0, commit.body.occurred_at - entry.assigned_ms))
+        self.shares.settle(entry.flow, entry.type, entry.charged_ms, took_ms, self.limits.weight(entry.flow[1]))
+        self.statistics.learn(entry.type, entry.agent_type, outcome, took_ms)
+        self.waiting.renew(entry.flow)
+        if entry.limited.concurrency_key is not None:
+            self.limits.release(entry.limited.concurrency_key)
+            self.release(entry.limited)
         agent = self.agents.get(entry.agent_id)
         if agent is not None:
             agent.running.discard(entry.id)
@@ -260,11 +221,18 @@ class Fleet:
         entry.last_agent = entry.agent_id
         entry.agent_id = entry.host_id = entry.session = ""
         entry.fence = 0
+        entry.charged_ms = 0.0
+        entry.agent_type = ""
+
+    def _fold_limit(self, commit: Commit, event: Any) -> None:
+        if isinstance(event, limits.LimitSet):
+            self.limits.fold(event, commit.body.occurred_at)
+            self.release(Limited(event.key, event.key))
 
     def _fold_agent(self, commit: Commit, event: Any) -> None:
         agent_id = commit.aggregate_id
         self._eligible.clear()
-        self._unstrand()
+        self.waiting.unstrand()
         self.uneven = True
         if isinstance(event, agents.AgentSpawned):
             self.agents[agent_id] = AgentEntry(
@@ -346,6 +314,9 @@ class Fleet:
                 list(self.hosts.values()),
                 sorted(self.orphans),
                 self.leader,
+                self.shares,
+                self.limits,
+                self.statistics,
             )
         )
 
@@ -355,6 +326,7 @@ class Fleet:
         image = msgspec.msgpack.decode(raw, type=_Image)
         fleet = cls()
         fleet.position, fleet.term, fleet.leader = image.position, image.term, image.leader
+        fleet.shares, fleet.limits, fleet.statistics = image.shares, image.limits, image.statistics
         fleet.orphans = set(image.orphans)
         fleet.agents = {entry.id: entry for entry in image.agents}
         fleet.hosts = {entry.id: entry for entry in image.hosts}
@@ -377,6 +349,7 @@ def _deadline_ms(entry: TaskEntry) -> int:
 _FOLDS = {
     "task": Fleet._fold_task,
     "agent": Fleet._fold_agent,
+    "limit": Fleet._fold_limit,
     "host": Fleet._fold_host,
     "scheduler": Fleet._fold_election,
 }

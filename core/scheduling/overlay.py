@@ -7,13 +7,83 @@ from collections.abc import Set
 from typing import NamedTuple
 
 from core.scheduling.fleet import Fleet
+from core.scheduling.shares import Flow
+from core.scheduling.waiting import Limited
+
+# Less than any claim: what is left of a sum of floats when all of them are gone.
+NOTHING_MS = 1e-4
+
+
+class Claim(NamedTuple):
+    """What an assignment takes: slots, the keys of its limits, and its flow's turn."""
+
+    agent_id: str
+    host_id: str
+    flow: Flow
+    cost_ms: float
+    weighed_ms: float
+    limited: Limited
+
+    def costs(self) -> tuple[tuple[str | Flow, float], ...]:
+        """What the principal is charged, and what its fairness key is."""
+        return (self.flow[0], self.cost_ms), (self.flow, self.weighed_ms)
+
+
+class Claims:
+    """What is spoken for, counted."""
+
+    def __init__(self) -> None:
+        self.by_agent: Counter[str] = Counter()
+        self.by_host: Counter[str] = Counter()
+        self.by_key: Counter[str] = Counter()
+        self.by_rate: Counter[str] = Counter()
+        self.by_share: dict[str | Flow, float] = {}
+
+    def copy(self) -> Claims:
+        """The same claims, to be added to."""
+        copied = Claims()
+        copied.by_agent, copied.by_host = self.by_agent.copy(), self.by_host.copy()
+        copied.by_key, copied.by_rate = self.by_key.copy(), self.by_rate.copy()
+        copied.by_share = self.by_share.copy()
+        return copied
+
+    def add(self, claim: Claim) -> None:
+        """Somebody takes it."""
+        self.by_agent[claim.agent_id] += 1
+        self.by_host[claim.host_id] += 1
+        if claim.limited.concurrency_key is not None:
+            self.by_key[claim.limited.concurrency_key] += 1
+        if claim.limited.rate_key is not None:
+            self.by_rate[claim.limited.rate_key] += 1
+        for owner, cost_ms in claim.costs():
+            self.by_share[owner] = self.by_share.get(owner, 0.0) + cost_ms
+
+    def drop(self, claim: Claim) -> None:
+        """Nobody takes it, or the fold counts it."""
+        _less(self.by_agent, claim.agent_id)
+        _less(self.by_host, claim.host_id)
+        if claim.limited.concurrency_key is not None:
+            _less(self.by_key, claim.limited.concurrency_key)
+        if claim.limited.rate_key is not None:
+            _less(self.by_rate, claim.limited.rate_key)
+        for owner, cost_ms in claim.costs():
+            left = self.by_share[owner] - cost_ms
+            if left > NOTHING_MS:
+                self.by_share[owner] = left
+            else:
+                del self.by_share[owner]
+
+
+def _less(counts: Counter[str], key: str) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
 
 
 class Pending(NamedTuple):
     """A decision on its way. `settled_at` is the position from which the fold speaks for itself."""
 
-    agent_id: str
-    host_id: str
+    claim: Claim | None
     settled_at: int | None
 
 
@@ -22,8 +92,7 @@ class Overlay:
 
     def __init__(self) -> None:
         self._pending: dict[str, Pending] = {}
-        self.by_agent: Counter[str] = Counter()
-        self.by_host: Counter[str] = Counter()
+        self.claims = Claims()
 
     def __contains__(self, key: str) -> bool:
         return key in self._pending
@@ -35,24 +104,24 @@ class Overlay:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def hold(self, key: str, agent_id: str = "", host_id: str = "") -> None:
-        """A command about `key` is under way; it takes a slot if it names an agent. A key is held once at a time."""
+    def hold(self, key: str, claim: Claim | None = None) -> None:
+        """A command about `key` is under way; an assignment says what it takes. A key is held once at a time."""
         assert key not in self._pending, f"a command about {key} is under way already"
-        self._pending[key] = Pending(agent_id, host_id, None)
-        if agent_id:
-            self.by_agent[agent_id] += 1
-            self.by_host[host_id] += 1
+        self._pending[key] = Pending(claim, None)
+        if claim is not None:
+            self.claims.add(claim)
 
     def settle(self, key: str, position: int) -> None:
         """The outcome stands at this position: drop the entry once the fold is there."""
         self._pending[key] = self._pending[key]._replace(settled_at=position)
 
-    def drop(self, key: str) -> None:
-        """The command was refused: nothing of it will be on the log."""
+    def drop(self, key: str) -> Claim | None:
+        """The command was refused: nothing of it will be on the log. What it had taken is free again."""
         pending = self._pending.pop(key, None)
-        if pending is not None and pending.agent_id:
-            self.by_agent[pending.agent_id] -= 1
-            self.by_host[pending.host_id] -= 1
+        if pending is None or pending.claim is None:
+            return None
+        self.claims.drop(pending.claim)
+        return pending.claim
 
     def sweep(self, fleet: Fleet) -> None:
         """Drop what the fold has reached, and let its task stand where the fold says."""
@@ -62,5 +131,8 @@ class Overlay:
             if pending.settled_at is not None and pending.settled_at <= fleet.position
         ]
         for key in reached:
-            self.drop(key)
+            claim = self.drop(key)
+            if claim is not None:
+                fleet.release(claim.limited)
+                fleet.waiting.renew(claim.flow)
             fleet.put_back(key)

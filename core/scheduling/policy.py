@@ -11,11 +11,17 @@ from msgspec import Struct
 
 from core.agent import RemoveAgent, StartAgent, StopAgent
 from core.scheduling.eligibility import Requirement
-from core.scheduling.fleet import AgentEntry, Fleet, TaskEntry
-from core.scheduling.overlay import Overlay
-from core.task import AssignTask, ExpireTask, QueueTask
+from core.scheduling.entries import AgentEntry, TaskEntry
+from core.scheduling.fleet import Fleet
+from core.scheduling.overlay import Claim, Claims, Overlay
+from core.scheduling.shares import Flow
+from core.scheduling.statistics import draw_of
+from core.scheduling.waiting import Limited, Look, Rank
+from core.task import AssignTask, ExpireTask, QueueTask, Routing
 
 TIMEOUT_SLACK_MS = 15_000
+# Agent types that a choice compares.
+CANDIDATES_MAX = 8
 
 
 class Decision(Struct, frozen=True):
@@ -26,8 +32,7 @@ class Decision(Struct, frozen=True):
     command: Struct
     correlation_id: str | None = None
     cause: int = 0
-    agent_id: str = ""
-    host_id: str = ""
+    claim: Claim | None = None
 
 
 def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[Decision]:
@@ -43,7 +48,7 @@ def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[D
         _orphans(fleet, under_way),
         _timeouts(fleet, under_way, now_ms),
         _due(fleet, under_way, now_ms),
-        _assignments(fleet, overlay, under_way),
+        _assignments(fleet, overlay, under_way, now_ms),
     )
     for source in sources:
         for decision in islice(source, limit - len(decisions)):
@@ -57,6 +62,7 @@ def next_due_ms(fleet: Fleet) -> int | None:
     times = [fleet.timers[0][0]] if fleet.timers else []
     if fleet.timeouts:
         times.append(fleet.timeouts[0][0] + TIMEOUT_SLACK_MS)
+    times.extend(fleet.rate_timers.values())
     return min(times, default=None)
 
 
@@ -66,7 +72,7 @@ def _agents(fleet: Fleet, overlay: Overlay, under_way: set[str]) -> Iterator[Dec
     for agent_id in sorted(fleet.unsettled_agents - under_way):
         agent = fleet.agents[agent_id]
         if agent.status == "draining":
-            if not agent.running and not overlay.by_agent[agent_id]:
+            if not agent.running and not overlay.claims.by_agent[agent_id]:
                 yield Decision(agent_id, RemoveAgent(agent_id=agent_id))
             continue
         home = min(
@@ -160,51 +166,119 @@ def _due(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
         yield Decision(task_id, QueueTask(task_id=task_id), entry.correlation_id, entry.last_position)
 
 
-def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str]) -> Iterator[Decision]:
-    """Give waiting tasks to free agents, in the order of their keys over all waiting lines."""
-    taken_agents = overlay.by_agent.copy()
-    taken_hosts = overlay.by_host.copy()
-    heads: list[tuple[int, int, Requirement]] = []
-    for need in list(fleet.queues):
-        if fleet.eligible(need):
-            _push_head(heads, fleet, under_way, need)
-        else:
-            fleet.strand(need)
+def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: int) -> Iterator[Decision]:
+    """Give waiting tasks to free agents: whose turn it is by the shares, within the limits, over all lines."""
+    claims = overlay.claims.copy()
+    look = _look(fleet, claims, under_way, now_ms)
+    for key in [key for key, due_ms in fleet.rate_timers.items() if due_ms <= now_ms]:
+        del fleet.rate_timers[key]
+        fleet.waiting.release(f"rate:{key}")
+    heads: list[tuple[Rank, Requirement]] = []
+    for need in fleet.waiting.needs():
+        if not fleet.eligible(need):
+            fleet.waiting.strand(need)
+        elif _has_room(fleet, need, claims):
+            _push_head(heads, fleet, need, look)
     while heads:
-        need = heapq.heappop(heads)[2]
-        entry = fleet.tasks[fleet.queues[need][0][2]]
-        agent = _choose(fleet, entry, taken_agents, taken_hosts)
+        said, need = heapq.heappop(heads)
+        head = fleet.waiting.head(need, look)
+        if head is None:
+            continue
+        if head.rank > said:
+            # Another line of the same flow was served meanwhile.
+            heapq.heappush(heads, (head.rank, need))
+            continue
+        entry = fleet.tasks[head.task_id]
+        agent, routing = _choose(fleet, entry, claims)
         if agent is None:
             continue  # nobody is free for this line; the others may still move
-        heapq.heappop(fleet.queues[need])
-        taken_agents[agent.id] += 1
-        taken_hosts[agent.host_id] += 1
+        fleet.waiting.take(head)
+        cost_ms = fleet.shares.cost(entry.type)
+        weighed_ms = cost_ms / fleet.limits.weight(entry.flow[1])
+        claim = Claim(agent.id, agent.host_id, entry.flow, cost_ms, weighed_ms, entry.limited)
+        claims.add(claim)
         command = AssignTask(
-            task_id=entry.id, agent_id=agent.id, host_id=agent.host_id, session=agent.session, term=fleet.term
+            task_id=entry.id,
+            agent_id=agent.id,
+            host_id=agent.host_id,
+            session=agent.session,
+            term=fleet.term,
+            agent_type=agent.type,
+            routing=routing,
         )
-        yield Decision(entry.id, command, entry.correlation_id, entry.last_position, agent.id, agent.host_id)
-        _push_head(heads, fleet, under_way, need)
+        yield Decision(entry.id, command, entry.correlation_id, entry.last_position, claim)
+        _push_head(heads, fleet, need, look)
 
 
-def _push_head(heads: list[tuple[int, int, Requirement]], fleet: Fleet, under_way: set[str], need: Requirement) -> None:
-    head = fleet.head(need, under_way)
+def _look(fleet: Fleet, claims: Claims, under_way: set[str], now_ms: int) -> Look:
+    """The fold and what is spoken for, as the lines ask for them."""
+
+    shares, pending = fleet.shares, claims.by_share
+
+    def tag(principal: str) -> float:
+        return shares.tag(principal) + pending.get(principal, 0.0)
+
+    def key_tag(flow: Flow) -> float:
+        return shares.key_tag(flow) + pending.get(flow, 0.0)
+
+    def waits(task_id: str) -> bool:
+        entry = fleet.tasks.get(task_id)
+        return entry is not None and entry.status == "queued" and task_id not in under_way
+
+    def held_by(limited: Limited) -> str | None:
+        key, rate_key = limited
+        if key is not None and not fleet.limits.is_free(key, claims.by_key):
+            return f"concurrency:{key}"
+        if rate_key is not None:
+            due_ms = fleet.limits.due_ms(rate_key, now_ms, claims.by_rate)
+            if due_ms is not None:
+                fleet.rate_timers[rate_key] = due_ms
+                return f"rate:{rate_key}"
+        return None
+
+    return Look(tag, key_tag, waits, held_by)
+
+
+def _has_room(fleet: Fleet, need: Requirement, claims: Claims) -> bool:
+    """Whether any agent of a line is free: if none is, nobody needs to know whose turn it would be."""
+    return any(_free_slots(fleet, agent, claims) > 0 for agent in fleet.eligible(need))
+
+
+def _free_slots(fleet: Fleet, agent: AgentEntry, claims: Claims) -> int:
+    host = fleet.hosts.get(agent.host_id)
+    if host is None or host.session != agent.session or len(host.running) + claims.by_host[host.id] >= host.slots:
+        return 0
+    return agent.slots - len(agent.running) - claims.by_agent[agent.id]
+
+
+def _push_head(heads: list[tuple[Rank, Requirement]], fleet: Fleet, need: Requirement, look: Look) -> None:
+    head = fleet.waiting.head(need, look)
     if head is not None:
-        heapq.heappush(heads, (head.key, head.position, need))
+        heapq.heappush(heads, (head.rank, need))
 
 
-def _choose(fleet: Fleet, entry: TaskEntry, taken_agents: Counter[str], taken_hosts: Counter[str]) -> AgentEntry | None:
-    """The agent with the most free slots on a host with a free slot."""
-    best: AgentEntry | None = None
-    best_rank: tuple[bool, int, str] | None = None
+def _choose(fleet: Fleet, entry: TaskEntry, claims: Claims) -> tuple[AgentEntry | None, Routing | None]:
+    """The agent type that does such tasks best, as far as is known, and of it the agent with the most free slots."""
+    best: dict[str, tuple[tuple[bool, int, str], AgentEntry]] = {}
     for agent in fleet.eligible(entry.need):
-        free = agent.slots - len(agent.running) - taken_agents[agent.id]
-        host = fleet.hosts.get(agent.host_id)
-        if free <= 0 or host is None or host.session != agent.session:
-            continue
-        if len(host.running) + taken_hosts[host.id] >= host.slots:
+        free = _free_slots(fleet, agent, claims)
+        if free <= 0:
             continue
         avoided = entry.avoid_last_agent and agent.id == entry.last_agent
         rank = (not avoided, free, agent.id)
-        if best_rank is None or rank > best_rank:
-            best, best_rank = agent, rank
-    return best
+        known = best.get(agent.type if entry.learned else "")
+        if known is None or rank > known[0]:
+            best[agent.type if entry.learned else ""] = rank, agent
+    if not best:
+        return None, None
+    if len(best) == 1:
+        return next(iter(best.values()))[1], None
+    # Whoever had it last and is to be avoided comes only where there is nobody else.
+    candidates = {kind: agent for kind, (rank, agent) in best.items() if rank[0]} or {
+        kind: agent for kind, (_, agent) in best.items()
+    }
+    draw = draw_of(entry.id, entry.last_position)
+    kinds = sorted(candidates)[:CANDIDATES_MAX]
+    scores = fleet.statistics.scores(entry.type, kinds, draw)
+    chosen = min(kinds, key=lambda kind: (scores[kind], kind))
+    return candidates[chosen], Routing(folded=fleet.position, draw=draw, scores=scores)

@@ -20,9 +20,11 @@ from core.kernel.ids import derive, from_key, uuid7
 from core.kernel.ports import Clock, Store
 from core.kernel.registry import CommandSpec, QuerySpec, Registry, Scope
 from core.kernel.times import parse_rfc3339, rfc3339
+from core.limit import Limit, limit_id
 from core.secrets import Secrets, find_literal_secret
 from core.services.positions import PositionGate
 from core.services.vault import Vault
+from core.task import SubmitTask
 
 WAIT_S_MAX = 25.0
 READ_YOUR_WRITE_S = 2.0
@@ -185,6 +187,8 @@ class Dispatcher:
                 remedy="Wait until tasks have ended, or raise HIVEBUS_LIVE_TASKS_MAX.",
                 retry_after_s=5,
             )
+        if isinstance(command, SubmitTask) and command.rate_key is not None:
+            await self._know_rate(command.rate_key)
         command, fingerprint = await self._seal(spec, command)
         caller = Caller(
             actor=principal.actor,
@@ -194,6 +198,20 @@ class Dispatcher:
             correlation_id=envelope.correlation_id,
         )
         return await self._bus.execute(command, caller)
+
+    async def _know_rate(self, key: str) -> None:
+        """Raises Unprocessable for a rate key that has no rate: nobody could say how fast is right."""
+        try:
+            found: Limit | None = await self._bus.load("limit", limit_id(key))
+        except NotFound:
+            found = None
+        if found is None or found.spec.rate_per_s is None:
+            raise Unprocessable(
+                f"No rate is set for the key {key[:100]!r}.",
+                code="unknown_limit",
+                pointer="/rate_key",
+                remedy="Set one first: PUT /api/limits/{key} with rate_per_s, or `hivebus limit set`.",
+            )
 
     async def _seal(self, spec: CommandSpec, command: Struct) -> tuple[Struct, str | None]:
         """The command as the log may keep it, and its fingerprint where that is not the plain one."""

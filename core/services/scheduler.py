@@ -23,7 +23,8 @@ from core.kernel.ids import uuid7
 from core.kernel.merkle import leaf_hash
 from core.kernel.ports import Clock, EventLog, Lease
 from core.scheduling.election import SCHEDULER_ID, ElectScheduler
-from core.scheduling.fleet import Fleet, TaskEntry
+from core.scheduling.entries import TaskEntry
+from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import Decision, decide, next_due_ms
 from core.services.leadership import Kept, hold
@@ -306,7 +307,7 @@ class Scheduler:
             self._losing.discard(command.host_id)
 
     def _issue(self, decision: Decision) -> None:
-        self._overlay.hold(decision.key, decision.agent_id, decision.host_id)
+        self._overlay.hold(decision.key, decision.claim)
         self._start(self._execute(decision))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

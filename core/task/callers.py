@@ -12,6 +12,7 @@ from core.execution import parameters_of
 from core.kernel.answers import Unknown
 from core.kernel.errors import Refused, TooMany, Unprocessable
 from core.kernel.registry import Context, Route
+from core.limit import Key
 from core.task.events import (
     CancelRequested,
     Retry,
@@ -51,11 +52,12 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     labels: Annotated[
         dict[Annotated[str, Meta(max_length=100)], Annotated[str, Meta(max_length=500)]], Meta(max_length=32)
     ] = {}
+    fairness_key: Key | None = None
+    concurrency_key: Key | None = None
+    rate_key: Key | None = None
+    routing: Literal["learned", "least_loaded"] = "learned"
     depends_on: list[Any] = []
     on_dependency_failure: str | None = None
-    fairness_key: str | None = None
-    concurrency_key: str | None = None
-    rate_key: str | None = None
     not_before: str | None = None
     deadline: str | None = None
     queue_timeout_s: float | None = None
@@ -68,9 +70,6 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 NOT_AVAILABLE = (
     "depends_on",
     "on_dependency_failure",
-    "fairness_key",
-    "concurrency_key",
-    "rate_key",
     "not_before",
     "deadline",
     "queue_timeout_s",
@@ -114,6 +113,10 @@ def submit(command: SubmitTask, state: Task | None, context: Context) -> list[Ta
         agent_id=command.agent_id,
         name=command.name,
         labels=command.labels or None,
+        fairness_key=command.fairness_key,
+        concurrency_key=command.concurrency_key,
+        rate_key=command.rate_key,
+        routing=None if command.routing == "learned" else command.routing,
     )
     return [submitted, TaskQueued()]
 

@@ -44,6 +44,10 @@ class TaskSubmitted(Event, frozen=True):
     agent_id: str | None = None
     name: str | None = None
     labels: dict[str, str] | None = None
+    fairness_key: str | None = None
+    concurrency_key: str | None = None
+    rate_key: str | None = None
+    routing: str | None = None
 
 
 @task.event("task.queued")
@@ -58,6 +62,18 @@ class TaskScheduled(Event, frozen=True):
     not_before_ms: int
 
 
+class Routing(Struct, frozen=True, kw_only=True):
+    """How an agent type was chosen: for each candidate the milliseconds per success that were drawn, the least wins.
+
+    `folded` is the position that the scheduler had read to, `draw` the random number in [0, 1) that all else follows
+    from.
+    """
+
+    folded: int
+    draw: float
+    scores: dict[str, float]
+
+
 @task.event("task.assigned")
 class TaskAssigned(Event, frozen=True):
     """The scheduler of this term gave the task to an agent; this event's position is the attempt's fence."""
@@ -67,6 +83,8 @@ class TaskAssigned(Event, frozen=True):
     session: str
     term: int
     attempt: int
+    agent_type: str | None = None
+    routing: Routing | None = None
 
 
 @task.event("task.started")
@@ -99,6 +117,8 @@ class AttemptEnded(Event, frozen=True):
     error: str
     started_ms: int | None = None
     result: dict[str, Any] | None = None
+    agent_type: str | None = None
+    type: str | None = None
 
 
 @task.event("task.completed", final=True)
@@ -109,6 +129,8 @@ class TaskCompleted(Event, frozen=True):
     agent_id: str
     started_ms: int
     result: dict[str, Any]
+    agent_type: str | None = None
+    type: str | None = None
 
 
 @task.event("task.failed", final=True)

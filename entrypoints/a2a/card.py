@@ -10,7 +10,7 @@ import orjson
 
 from core.catalogue import AgentType
 from core.execution import EXECUTORS
-from core.scheduling.fleet import AgentEntry
+from core.scheduling.entries import AgentEntry
 from entrypoints.a2a.messages import JSON, TEXT
 
 VERSION = "1.0"

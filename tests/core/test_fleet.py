@@ -14,9 +14,13 @@ from core.host import HostLeft, HostLost
 from core.kernel.outcomes import CommandUnchanged
 from core.scheduling.election import SchedulerElected
 from core.scheduling.eligibility import Requirement
-from core.scheduling.fleet import AGE_STEP_MS, AgentEntry, Fleet, HostEntry, TaskEntry
+from core.scheduling.entries import AGE_STEP_MS, AgentEntry, HostEntry, TaskEntry
+from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import decide
+from core.scheduling.shares import UNKNOWN_MS, Shares
+from core.scheduling.statistics import Statistics
+from core.scheduling.waiting import Limited
 from core.task import (
     AttemptEnded,
     CancelRequested,
@@ -79,6 +83,9 @@ def entry(**changed: Any) -> TaskEntry:
         "avoid_last_agent": False,
         "correlation_id": CORRELATION,
         "status": "queued",
+        "type": "greet",
+        "flow": ("ada", "default"),
+        "limited": Limited(None, None),
     }
     return TaskEntry(**(fields | changed))
 
@@ -92,6 +99,7 @@ HELD: dict[str, Any] = {
     "session": "s1",
     "assigned_ms": NOW_MS,
     "last_position": 5,
+    "charged_ms": UNKNOWN_MS,
 }
 
 
@@ -111,9 +119,7 @@ def test_a_submitted_task_waits_in_the_line_of_its_requirement() -> None:
     key = NOW_MS - 7 * AGE_STEP_MS
     fleet = folded(history)
     assert fleet.tasks == {"t": entry(key=key, need=need, timeout_s=3.0, avoid_last_agent=True)}
-    assert fleet.queues == {need: [(key, 4, "t")]}
-    assert fleet.head(need, set()) is fleet.tasks["t"]
-    assert fleet.head(need, {"t"}) is None
+    assert (fleet.waiting.needs(), list(fleet.waiting.items())) == ([need], [(key, 4, "t")])
 
 
 def test_an_assigned_task_holds_a_slot_of_its_agent_and_of_its_host() -> None:
@@ -121,7 +127,7 @@ def test_an_assigned_task_holds_a_slot_of_its_agent_and_of_its_host() -> None:
     assert fleet.tasks == {"t": entry(**HELD)}
     assert (fleet.agents["a"].running, fleet.hosts["h"].running) == ({"t"}, {"t"})
     assert (fleet.orphans, fleet.timeouts) == (set(), [(NOW_MS + 60_000, 5, "t")])
-    assert fleet.head(NEED, set()) is None
+    assert fleet.tasks["t"].charged_ms == UNKNOWN_MS
 
 
 @pytest.mark.parametrize(
@@ -326,4 +332,9 @@ def test_a_log_that_was_trimmed_of_what_has_ended_folds_to_the_same_fleet(
             trimmed.fold(commit)
     # The position is that of the last commit folded, which may have gone; the newest entries of a log never go.
     trimmed.position = whole.position
+    # How long those took that have gone is forgotten with them: shares begin anew, limits do not.
+    for fleet in (trimmed, whole):
+        fleet.shares, fleet.statistics = Shares(), Statistics()
+        for entry in fleet.tasks.values():
+            entry.charged_ms = 0.0
     assert portrait(trimmed) == portrait(whole)

@@ -6,20 +6,19 @@ import pytest
 from hypothesis import given as sampled
 from hypothesis import settings
 
-from core.agent import AgentDraining, RemoveAgent, StartAgent, StopAgent
+from core.agent import AgentDraining, RemoveAgent, StopAgent
 from core.host import HostLeft, HostLost
 from core.kernel.commit import Event
 from core.scheduling.election import SchedulerElected
 from core.scheduling.eligibility import Requirement, why_nobody
-from core.scheduling.fleet import AGE_STEP_MS, AgentEntry, Fleet
+from core.scheduling.entries import AGE_STEP_MS, AgentEntry
+from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import TIMEOUT_SLACK_MS, Decision, decide, next_due_ms
 from core.task import (
     FINAL,
-    AssignTask,
     AttemptEnded,
     CancelRequested,
-    ExpireTask,
     QueueTask,
     Retry,
     TaskCompleted,
@@ -30,7 +29,6 @@ from tests.given import (
     CORRELATION,
     NOW_MS,
     STEPS,
-    History,
     Simulation,
     assigned,
     registered,
@@ -38,55 +36,7 @@ from tests.given import (
     started,
     submitted,
 )
-
-
-class Scene:
-    """Given a history of a fleet, when the scheduler looks at it."""
-
-    def __init__(self) -> None:
-        self.history = History()
-        self.overlay = Overlay()
-        self.fleet = Fleet()
-
-    def has(self, noun: str, aggregate_id: str, *events: Event, after_ms: int = 0) -> Scene:
-        self.history.now_ms += after_ms
-        self.history.commit(noun, aggregate_id, *events)
-        return self
-
-    def host(self, id_: str = "h", **changed: Any) -> Scene:
-        return self.has("host", id_, registered(**changed))
-
-    def agent(self, id_: str = "a", host: str = "h", session: str = "s1", **changed: Any) -> Scene:
-        return self.has("agent", id_, spawned(**changed), started(host_id=host, session=session))
-
-    def task(self, id_: str = "t", *, after_ms: int = 0, **changed: Any) -> Scene:
-        return self.has("task", id_, submitted(**changed), TaskQueued(), after_ms=after_ms)
-
-    def decides(self, *, now_ms: int | None = None, limit: int = 100) -> list[Decision]:
-        for commit in self.history.commits:
-            self.fleet.fold(commit)
-        now = self.history.now_ms if now_ms is None else now_ms
-        return decide(self.fleet, self.overlay, now, limit=limit)
-
-
-def place(agent: str, host: str = "h", session: str = "s1", term: int = 0) -> Decision:
-    return Decision(agent, StartAgent(agent_id=agent, host_id=host, session=session, term=term))
-
-
-def assign(task: str, cause: int, agent: str = "a", host: str = "h", session: str = "s1", term: int = 0) -> Decision:
-    command = AssignTask(task_id=task, agent_id=agent, host_id=host, session=session, term=term)
-    return Decision(task, command, CORRELATION, cause, agent, host)
-
-
-def expire(task: str, fence: int, outcome: Any, error: str, cause: int | None = None) -> Decision:
-    command = ExpireTask(task_id=task, fence=fence, outcome=outcome, error=error)
-    return Decision(task, command, CORRELATION, fence if cause is None else cause)
-
-
-def names(decisions: list[Decision]) -> list[tuple[str, str]]:
-    """(task, agent) of the assignments."""
-    return [(d.command.task_id, d.command.agent_id) for d in decisions if isinstance(d.command, AssignTask)]
-
+from tests.scene import Scene, assign, claim, expire, names, place
 
 # Agents find a host
 
@@ -214,7 +164,7 @@ def test_the_deadlines_of_attempts_that_have_ended_do_not_pile_up() -> None:
 
 def test_a_line_that_nobody_can_serve_is_put_aside_until_an_agent_comes() -> None:
     scene = Scene().host().task("t0").task("t1")
-    assert (scene.decides(), dict(scene.fleet.queues)) == ([], {})
+    assert (scene.decides(), scene.fleet.waiting.needs()) == ([], [])
     scene.agent(slots=2)
     assert names(scene.decides()) == [("t0", "a"), ("t1", "a")]
 
@@ -267,9 +217,9 @@ def test_what_is_under_way_keeps_its_slot_and_is_not_decided_again() -> None:
     scene = Scene().host().agent(slots=2).task("t0").task("t1").task("t2")
     first = scene.decides(limit=1)
     assert names(first) == [("t0", "a")]
-    scene.overlay.hold("t0", "a", "h")
+    scene.overlay.hold("t0", claim())
     assert names(scene.decides()) == [("t1", "a")]
-    scene.overlay.hold("t1", "a", "h")
+    scene.overlay.hold("t1", claim())
     assert scene.decides() == []
 
 
@@ -277,17 +227,18 @@ def test_a_decision_that_came_to_nothing_puts_its_task_back_in_line_and_frees_th
     scene = Scene().host().agent().task()
     for _ in range(3):
         assert names(scene.decides()) == [("t", "a")]
-        scene.overlay.hold("t", "a", "h")
+        scene.overlay.hold("t", claim())
         assert scene.decides() == []
         scene.overlay.settle("t", scene.fleet.position)
         scene.overlay.sweep(scene.fleet)
-    assert (+scene.overlay.by_agent, +scene.overlay.by_host, len(scene.overlay)) == ({}, {}, 0)
+    claims = scene.overlay.claims
+    assert (claims.by_agent, claims.by_host, claims.by_share, len(scene.overlay)) == ({}, {}, {}, 0)
 
 
 def test_an_unknown_outcome_keeps_its_slot_until_the_fold_has_passed_the_head() -> None:
     scene = Scene().host().agent().task("t0").task("t1")
     scene.decides()
-    scene.overlay.hold("t0", "a", "h")
+    scene.overlay.hold("t0", claim())
     scene.overlay.settle("t0", 5)
     scene.overlay.sweep(scene.fleet)
     assert scene.decides() == []
@@ -346,7 +297,7 @@ def test_at_most_so_many_decisions_as_are_wanted_and_the_rest_comes_next_time() 
     for limit in (2, 0, 2, 9):
         decisions = scene.decides(limit=limit)
         for decision in decisions:
-            scene.overlay.hold(decision.key, decision.agent_id, decision.host_id)
+            scene.overlay.hold(decision.key, decision.claim)
         taken += names(decisions)
     assert taken == [(f"t{number}", "a") for number in range(5)]
 
@@ -391,7 +342,9 @@ def test_every_accepted_task_ends_when_hosts_behave_and_no_slot_leaks(steps: lis
     tasks = {id_: state.status for (noun, id_), state in simulation.history.states.items() if noun == "task"}
     assert all(status in FINAL for status in tasks.values())
     assert simulation.fleet.tasks == {}
-    assert (+simulation.overlay.by_agent, +simulation.overlay.by_host, len(simulation.overlay)) == ({}, {}, 0)
+    claims = simulation.overlay.claims
+    assert (claims.by_agent, claims.by_host, claims.by_key, claims.by_share) == ({}, {}, {}, {})
+    assert (len(simulation.overlay), simulation.fleet.limits.held) == (0, {})
     assert all(not place.running for place in (*simulation.fleet.agents.values(), *simulation.fleet.hosts.values()))
 
 

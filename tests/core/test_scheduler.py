@@ -371,7 +371,7 @@ async def test_a_task_is_announced_to_its_host_once_its_assignment_is_on_the_log
     await until(lambda: bool(world.post.runs), "the order")
     fence = await world.bus.position_of("task", accepted.aggregate_id)
     assert (await world.events("task"))[2:] == [
-        TaskAssigned(agent_id=agent_id, host_id="h", session="s1", term=1, attempt=1)
+        TaskAssigned(agent_id=agent_id, host_id="h", session="s1", term=1, attempt=1, agent_type="shell")
     ]
     order = Run(
         task_id=accepted.aggregate_id,
@@ -422,9 +422,9 @@ async def test_a_decision_that_the_log_has_overtaken_leaves_nothing_behind(world
     task_id = (await world.does(submit())).aggregate_id
     cancelled = (await world.does(CancelTask(task_id=task_id))).position
     world.log.let(cancelled - 1)
-    await until(lambda: world.scheduler._overlay.by_agent[agent_id] == 1, "the decision")
+    await until(lambda: world.scheduler._overlay.claims.by_agent[agent_id] == 1, "the decision")
     await quiet()
-    assert world.scheduler._overlay.by_agent[agent_id] == 1  # the slot is kept until the fold knows better
+    assert world.scheduler._overlay.claims.by_agent[agent_id] == 1  # the slot is kept until the fold knows better
     world.log.let()
     await until(lambda: len(world.scheduler._overlay) == 0, "the end of the decision")
     assert await world.log.head() == cancelled
@@ -514,6 +514,8 @@ async def test_a_silent_host_is_lost_after_its_lease_and_its_tasks_go_elsewhere(
         fence=order.fence,
         agent_id=order.agent_id,
         outcome="lease_expired",
+        agent_type="shell",
+        type="greet",
         error="Its host was lost: no beat for 20 s.",
     )
 
@@ -751,7 +753,7 @@ async def test_many_tasks_each_end_once_whatever_their_attempts_come_to() -> Non
         attempts = Counter(id_ for id_, event in events if isinstance(event, TaskAssigned))
         assert all(1 <= attempts[id_] <= 3 + 2 for id_ in tasks)
         await until(lambda: len(world.scheduler._overlay) == 0 and not world.fleet.tasks, "the end of all decisions")
-        assert (+world.scheduler._overlay.by_agent, +world.scheduler._overlay.by_host) == ({}, {})
+        assert (+world.scheduler._overlay.claims.by_agent, +world.scheduler._overlay.claims.by_host) == ({}, {})
 
 
 def ended(world: World) -> set[str]:

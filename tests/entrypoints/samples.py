@@ -58,9 +58,9 @@ class Action:
 
     @property
     def target(self) -> str | None:
-        """The field that names what the action is done to: `task_id` of task.cancel."""
-        name = f"{self.name.partition('.')[0]}_id"
-        return name if name in self.fields and self.fields[name].required else None
+        """The field that names what the action is done to: `task_id` of task.cancel, `key` of limit.set."""
+        names = (f"{self.name.partition('.')[0]}_id", "key")
+        return next((name for name in names if name in self.fields and f"{{{name}}}" in self.route.path), None)
 
     @property
     def place(self) -> Place:
@@ -96,7 +96,11 @@ def good(action: Action, program: RunningProgram, state: str = "fresh") -> dict[
 
 
 def made(noun: str, program: RunningProgram, state: str = "fresh") -> str:
-    """The id of a new thing; `ended`: a task that is completed."""
+    """The id of a new thing; `ended`: a task that is completed. Whoever uses a limit names it."""
+    if noun == "key":
+        limited = program.request("PUT", "/api/limits/sample", json={"concurrency": 1}, params={"wait": "recorded"})
+        assert limited.status_code == 202, limited.text
+        return "sample"
     if (noun, state) == ("task", "ended"):
         task_id: str = program.submit("true")["task_id"]
         program.ended(task_id)
@@ -176,7 +180,7 @@ def bad(action: Action) -> Iterator[Bad]:
         )
     yield case("unknown-field", "unknown_field", "/colour", colour="red")
     yield from _misfits(action, case)
-    if action.target is not None:
+    if action.target is not None and action.target.endswith("_id"):
         yield case("unknown-id", f"unknown_{action.target[:-3]}", None, **{action.target: NOBODY})
     if action.reads:
         return

@@ -50,6 +50,7 @@ SUBMITTED: dict[str, Any] = {
     "outcome": None,
     "result": None,
     "attempts": [],
+    "routing": None,
 }
 ASSIGNED = SUBMITTED | {
     "status": "assigned",
@@ -230,6 +231,9 @@ def test_what_was_asked_for_is_kept_beside_the_life() -> None:
         "name": "first",
         "labels": {"x": "y"},
         "actor": "grace",
+        "fairness_key": None,
+        "concurrency_key": None,
+        "rate_key": None,
     }
 
 
