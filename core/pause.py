@@ -85,7 +85,12 @@ class PauseQueue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 @queue.decides(
-    "queue.pause", route=Route("POST", "/api/queue/pause", 202), upserts=True, target="what", identify=queue_id
+    "queue.pause",
+    route=Route("POST", "/api/queue/pause", 202),
+    upserts=True,
+    target="what",
+    identify=queue_id,
+    faults={"pause_name": Unprocessable, "too_many_pauses": Refused},
 )
 def pause(command: PauseQueue, state: Queue | None, context: Context) -> list[Event]:
     """Twice is once."""
@@ -106,7 +111,12 @@ class ResumeQueue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 @queue.decides(
-    "queue.resume", route=Route("POST", "/api/queue/resume", 202), upserts=True, target="what", identify=queue_id
+    "queue.resume",
+    route=Route("POST", "/api/queue/resume", 202),
+    upserts=True,
+    target="what",
+    identify=queue_id,
+    faults={"pause_name": Unprocessable},
 )
 def resume(command: ResumeQueue, state: Queue | None, context: Context) -> list[Event]:
     """Twice is once."""

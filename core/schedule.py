@@ -6,20 +6,21 @@ so a scheduler that begins anew goes on behind the last of them.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, assert_never
+from typing import Annotated, Any, Literal, TypedDict, assert_never
 
 import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from core import cron
+from core.kernel import answers
 from core.kernel.commit import Event, Moment
 from core.kernel.errors import Refused, Unprocessable
 from core.kernel.ids import named
 from core.kernel.registry import Aggregate, Context, Route, Scope
 from core.kernel.times import parse_rfc3339, rfc3339
 from core.limit import Key
-from core.task import SubmitTask, Time, submit
+from core.task import TASK_FAULTS, SubmitTask, Time, submit
 
 schedule = Aggregate("schedule")
 
@@ -137,7 +138,14 @@ def schedule_id(name: str) -> str:
     return named("schedule", name)
 
 
-def _answer(command: Any, accepted: Any) -> dict[str, Any]:
+class Scheduling(TypedDict):
+    """When the schedule is due next; null where it is not."""
+
+    name: str
+    next_run_at: answers.Time | None
+
+
+def _answer(command: Any, accepted: Any) -> Scheduling:
     state: Schedule = accepted.state
     due_ms = next_due_ms(state.spec, state.set_ms, state.cursor_ms) if state.status == "active" else None
     return {"name": state.spec.name, "next_run_at": rfc3339(due_ms)}
@@ -156,9 +164,9 @@ class SetSchedule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     name: Key
     task: SubmitTask
-    cron: Annotated[str, Meta(pattern=r"^[@A-Za-z0-9*/, -]{1,200}\Z")] | None = None
+    cron: Annotated[str, Meta(pattern=r"^[@A-Za-z0-9*/, -]{1,200}$(?!\n)")] | None = None
     every_s: Annotated[int, Meta(ge=1, le=EVERY_S_MAX)] | None = None
-    timezone: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_+/-]{1,64}\Z")] = "UTC"
+    timezone: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_+/-]{1,64}$(?!\n)")] = "UTC"
     missed: Missed = "run_once"
     overlap: Overlap = "skip"
     until: Time | None = None
@@ -171,6 +179,15 @@ class SetSchedule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     target="name",
     identify=schedule_id,
     answer=_answer,
+    faults={
+        **TASK_FAULTS,
+        "cron_or_every": Unprocessable,
+        "run_all_overlaps": Unprocessable,
+        "invalid_cron": Unprocessable,
+        "unknown_timezone": Unprocessable,
+        "not_for_schedules": Unprocessable,
+        "never_fires": Unprocessable,
+    },
 )
 def set_schedule(command: SetSchedule, state: Schedule | None, context: Context) -> list[ScheduleEvent]:
     """Set to what it is already, it is no change. What could never run is refused."""
@@ -266,6 +283,7 @@ class PauseSchedule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     target="name",
     identify=schedule_id,
     answer=_answer,
+    faults={"schedule_removed": Refused},
 )
 def pause(command: PauseSchedule, state: Schedule, context: Context) -> list[ScheduleEvent]:
     """Twice is once."""
@@ -284,6 +302,7 @@ class ResumeSchedule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     target="name",
     identify=schedule_id,
     answer=_answer,
+    faults={"schedule_removed": Refused},
 )
 def resume(command: ResumeSchedule, state: Schedule, context: Context) -> list[ScheduleEvent]:
     """Twice is once."""
@@ -321,8 +340,8 @@ class FireSchedule(Struct, frozen=True, kw_only=True):
 
 @schedule.decides("schedule.fire", scope=Scope.INTERNAL)
 def fire(command: FireSchedule, state: Schedule, context: Context) -> list[ScheduleEvent]:
-    """A time is dealt with once."""
-    behind = command.due_ms <= state.cursor_ms
+    """A time is dealt with once, and not behind the end of its schedule."""
+    behind = state.status == "removed" or command.due_ms <= state.cursor_ms
     return [] if behind else [ScheduleFired(due_ms=command.due_ms, task_id=command.task_id)]
 
 
@@ -337,6 +356,6 @@ class SkipRuns(Struct, frozen=True, kw_only=True):
 
 @schedule.decides("schedule.skip", scope=Scope.INTERNAL)
 def skip(command: SkipRuns, state: Schedule, context: Context) -> list[ScheduleEvent]:
-    """A time is dealt with once."""
-    behind = command.due_ms <= state.cursor_ms
+    """A time is dealt with once, and not behind the end of its schedule."""
+    behind = state.status == "removed" or command.due_ms <= state.cursor_ms
     return [] if behind else [RunsSkipped(due_ms=command.due_ms, reason=command.reason, error=command.error)]

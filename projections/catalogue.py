@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.kernel.registry import QuerySpec
 from core.projection import View
-from projections import agents, limits, pauses, queue, schedules, task_queries, tasks
+from projections import agents, explain, limits, pauses, queue, schedules, statistics, task_queries, tasks
 from projections.timeline import Timeline
 
 VIEWS: tuple[View, ...] = (
@@ -15,12 +15,15 @@ VIEWS: tuple[View, ...] = (
     limits.Limits(),
     schedules.Schedules(),
     pauses.Pauses(),
+    statistics.Attempts(),
     Timeline(),
 )
 QUERIES: tuple[QuerySpec, ...] = (
     *task_queries.QUERIES,
+    *explain.QUERIES,
     *agents.QUERIES,
     *queue.QUERIES,
     *limits.QUERIES,
     *schedules.QUERIES,
+    *statistics.QUERIES,
 )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import BigInteger, Column, Index, MetaData, String, Table, select
 
+from core.kernel.answers import Time
 from core.kernel.commit import Commit, Event
 from core.kernel.ids import named
 from core.kernel.times import rfc3339
-from core.pause import PAUSES_MAX, QueuePaused, QueueResumed
+from core.pause import PAUSES_MAX, QueuePaused, QueueResumed, What
 from core.projection import Row, RowView
 from projections.view import Reader, true_at, versioned
 
@@ -61,7 +62,17 @@ def _key(event: QueuePaused | QueueResumed) -> str:
     return named("pause", f"{event.what} {event.name}")
 
 
-async def pauses_of(reader: Reader) -> list[dict[str, Any]]:
+class Pause(TypedDict):
+    """Something that is paused; all of the queue has no name."""
+
+    what: What
+    name: str | None
+    reason: str | None
+    since: Time | None
+    paused_by: str
+
+
+async def pauses_of(reader: Reader) -> list[Pause]:
     """Everything that is paused, as it is answered."""
     statement = select(pauses).where(true_at(pauses, reader.at)).order_by(pauses.c.what, pauses.c.name)
     return [
@@ -76,7 +87,7 @@ async def pauses_of(reader: Reader) -> list[dict[str, Any]]:
     ]
 
 
-def pause_of(row: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def pause_of(row: Mapping[str, Any], known: Sequence[Pause]) -> Pause | None:
     """The first of the pauses that holds a waiting task back."""
     if row["status"] not in ("queued", "scheduled", "submitted"):
         return None

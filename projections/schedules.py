@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 from msgspec import Meta, Struct
 from sqlalchemy import JSON, BigInteger, Column, Index, Integer, MetaData, String, Table, func, select
 
 from core import schedule as s
+from core.kernel.answers import Position, Time
 from core.kernel.commit import Commit, Event
 from core.kernel.errors import NotFound
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.limit import Key
 from core.projection import Row, RowView
+from projections.task_queries import Pagination
 from projections.view import Reader, true_at, versioned
 
 RUNS_MAX = 10
@@ -99,7 +101,54 @@ class ListSchedules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
 
-async def list_schedules(query: ListSchedules, reader: Reader) -> dict[str, Any]:
+class Run(TypedDict):
+    """What became of a due time: a task was submitted, or it was skipped and why."""
+
+    due_at: Time
+    outcome: Literal["submitted", "skipped"]
+    task_id: NotRequired[str]
+    reason: NotRequired[s.SkipReason]
+    error: NotRequired[str]
+
+
+class ScheduleSummary(TypedDict):
+    """A schedule in a list. It has either `cron` or `every_s`."""
+
+    name: str
+    status: Literal["active", "paused"]
+    cron: str | None
+    every_s: int | None
+    timezone: str
+    missed: s.Missed
+    overlap: s.Overlap
+    until: Time | None
+    task_type: str
+    next_run_at: Time | None
+    last_run_at: Time | None
+    last_task_id: str | None
+    times_fired: int
+    reason: Annotated[str | None, Meta(description="Why it is paused.")]
+    set_at: Time | None
+    set_by: str
+
+
+class SchedulePage(TypedDict):
+    """A page of schedules, by name."""
+
+    schedules: list[ScheduleSummary]
+    pagination: Pagination
+    position: Position
+
+
+class ScheduleDetails(ScheduleSummary):
+    """A schedule, as of a position, with the fields of its task that say something."""
+
+    task: dict[str, Any]
+    runs: Annotated[list[Run], Meta(description="Its last ten times, the newest first.")]
+    position: Position
+
+
+async def list_schedules(query: ListSchedules, reader: Reader) -> SchedulePage:
     """One page of them."""
     where = [true_at(schedules, reader.at)]
     if query.status is not None:
@@ -126,7 +175,7 @@ class ShowSchedule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: Key
 
 
-async def show_schedule(query: ShowSchedule, reader: Reader) -> dict[str, Any]:
+async def show_schedule(query: ShowSchedule, reader: Reader) -> ScheduleDetails:
     """The schedule; NotFound where none is set."""
     rows = await reader.rows(
         select(schedules).where(
@@ -140,11 +189,15 @@ async def show_schedule(query: ShowSchedule, reader: Reader) -> dict[str, Any]:
             remedy="List what there is: GET /api/schedules, or `hivebus schedule list`.",
         )
     row = rows[0]
-    said = {"task": row["spec"]["task"], "runs": row["runs"], "position": reader.position}
-    return _summary(row, reader.now_ms) | said
+    return {
+        **_summary(row, reader.now_ms),
+        "task": row["spec"]["task"],
+        "runs": row["runs"],
+        "position": reader.position,
+    }
 
 
-def _summary(row: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
+def _summary(row: Mapping[str, Any], now_ms: int) -> ScheduleSummary:
     spec = msgspec.convert(row["spec"], s.ScheduleSet)
     active = row["status"] == "active"
     next_ms = s.next_due_ms(spec, row["set_ms"], max(row["cursor_ms"], now_ms)) if active else None
@@ -158,7 +211,7 @@ def _summary(row: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
         "missed": spec.missed,
         "overlap": spec.overlap,
         "until": rfc3339(spec.until_ms),
-        "task_type": spec.task.get("type"),
+        "task_type": spec.task["type"],
         "next_run_at": rfc3339(next_ms),
         "last_run_at": last["due_at"] if last is not None else None,
         "last_task_id": last["task_id"] if last is not None else None,

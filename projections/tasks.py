@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec import structs
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -43,6 +44,7 @@ tasks = Table(
     Column("priority", Integer, nullable=False),
     Column("correlation_id", String(64), nullable=False),
     Column("created_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
     Column("agent_id", String(36)),
     Column("attempt", Integer, nullable=False),
     Column("progress", Float),
@@ -56,6 +58,7 @@ tasks = Table(
     Column("outcome", String(32)),
     Column("result", JSON),
     Column("attempts", JSON, nullable=False),
+    Column("routing", JSON),
 )
 Index("tasks_now", tasks.c.valid_to, tasks.c.created)
 Index("tasks_page", tasks.c.created, tasks.c.valid_from)
@@ -84,9 +87,11 @@ specs = Table(
     Column("queue_timeout_s", Float),
     Column("total_timeout_s", Float),
     Column("silence_timeout_s", Float),
-    Column("concurrency_key", String(200)),
     Column("replay_of", String(36)),
     Column("schedule_id", String(36)),
+    Column("fairness_key", String(200)),
+    Column("concurrency_key", String(200)),
+    Column("rate_key", String(200)),
 )
 
 
@@ -124,9 +129,11 @@ class TaskSpecs(RowView):
             "queue_timeout_s": event.queue_timeout_s,
             "total_timeout_s": event.total_timeout_s,
             "silence_timeout_s": event.silence_timeout_s,
-            "concurrency_key": event.concurrency_key,
             "replay_of": event.replay_of,
             "schedule_id": event.schedule_id,
+            "fairness_key": event.fairness_key,
+            "concurrency_key": event.concurrency_key,
+            "rate_key": event.rate_key,
         }
 
 
@@ -142,87 +149,94 @@ class Tasks(RowView):
         return (commit.aggregate_id,)
 
     def fold(self, row: Row | None, commit: Commit, event: Event) -> Row | None:
-        """One arm per event."""
-        time_ms = commit.body.occurred_at
+        """One arm per event; what changes anything is the last change."""
         if isinstance(event, t.TaskSubmitted):
             return _submitted(commit, event)
         assert row is not None, "the first event of a task is task.submitted"
-        match event:
-            case t.TaskQueued():
-                return {**row, "status": "queued", "not_before_ms": None}
-            case t.TaskScheduled():
-                return {**row, "status": "scheduled", "not_before_ms": event.not_before_ms}
-            case t.TaskAssigned():
-                return {
-                    **row,
-                    "status": "assigned",
-                    "agent_id": event.agent_id,
-                    "attempt": event.attempt,
-                    "assigned_ms": time_ms,
-                    "started_ms": None,
-                    "result": None,
-                    "outcome": None,
-                }
-            case t.TaskStarted():
-                return {**row, "status": "running", "started_ms": event.started_ms}
-            case t.TaskProgressed():
-                return {**row, "progress": event.progress, "current_step": event.current_step}
-            case t.AttemptEnded():
-                ended = _attempt(row, time_ms, event.agent_id, event.started_ms, event.outcome, event.error)
-                return {
-                    **row,
-                    "attempts": ended,
-                    "agent_id": None,
-                    "progress": None,
-                    "current_step": None,
-                    "error": event.error,
-                    "outcome": event.outcome,
-                    "result": event.result,
-                    "started_ms": event.started_ms or row["started_ms"],
-                }
-            case t.TaskCompleted():
-                return {
-                    **row,
-                    "status": "completed",
-                    "attempts": _attempt(row, time_ms, event.agent_id, event.started_ms, "completed", None),
-                    "progress": 1.0,
-                    "error": None,
-                    "outcome": "completed",
-                    "result": event.result,
-                    "started_ms": event.started_ms,
-                    "completed_ms": time_ms,
-                }
-            case t.TaskFailed():
-                return {
-                    **row,
-                    "status": "failed",
-                    "error": event.error,
-                    "outcome": event.outcome,
-                    "completed_ms": time_ms,
-                    "agent_id": _last_agent(row),
-                }
-            case t.CancelRequested():
-                return {**row, "cancelling": True}
-            case t.TaskCancelled():
-                return {
-                    **row,
-                    "status": "cancelled",
-                    "outcome": "cancelled",
-                    "completed_ms": time_ms,
-                    "agent_id": _last_agent(row),
-                }
-            case t.TaskExpired():
-                return {
-                    **row,
-                    "status": "expired",
-                    "outcome": event.reason,
-                    "error": EXPIRED[event.reason],
-                    "completed_ms": time_ms,
-                    "not_before_ms": None,
-                    "agent_id": _last_agent(row),
-                }
-            case _:
-                return row
+        changed = _changed(row, event, commit.body.occurred_at)
+        if changed is not row:
+            changed["updated_ms"] = commit.body.occurred_at
+        return changed
+
+
+def _changed(row: Row, event: Event, time_ms: int) -> Row:
+    match event:
+        case t.TaskQueued():
+            return {**row, "status": "queued", "not_before_ms": None}
+        case t.TaskScheduled():
+            return {**row, "status": "scheduled", "not_before_ms": event.not_before_ms}
+        case t.TaskAssigned():
+            return {
+                **row,
+                "status": "assigned",
+                "agent_id": event.agent_id,
+                "attempt": event.attempt,
+                "assigned_ms": time_ms,
+                "started_ms": None,
+                "result": None,
+                "outcome": None,
+                "routing": None if event.routing is None else structs.asdict(event.routing),
+            }
+        case t.TaskStarted():
+            return {**row, "status": "running", "started_ms": event.started_ms}
+        case t.TaskProgressed():
+            return {**row, "progress": event.progress, "current_step": event.current_step}
+        case t.AttemptEnded():
+            ended = _attempt(row, time_ms, event.agent_id, event.started_ms, event.outcome, event.error)
+            return {
+                **row,
+                "attempts": ended,
+                "agent_id": None,
+                "progress": None,
+                "current_step": None,
+                "error": event.error,
+                "outcome": event.outcome,
+                "result": event.result,
+                "started_ms": event.started_ms or row["started_ms"],
+            }
+        case t.TaskCompleted():
+            return {
+                **row,
+                "status": "completed",
+                "attempts": _attempt(row, time_ms, event.agent_id, event.started_ms, "completed", None),
+                "progress": 1.0,
+                "error": None,
+                "outcome": "completed",
+                "result": event.result,
+                "started_ms": event.started_ms,
+                "completed_ms": time_ms,
+            }
+        case t.TaskFailed():
+            return {
+                **row,
+                "status": "failed",
+                "error": event.error,
+                "outcome": event.outcome,
+                "completed_ms": time_ms,
+                "agent_id": _last_agent(row),
+            }
+        case t.CancelRequested():
+            return {**row, "cancelling": True}
+        case t.TaskCancelled():
+            return {
+                **row,
+                "status": "cancelled",
+                "outcome": "cancelled",
+                "completed_ms": time_ms,
+                "agent_id": _last_agent(row),
+            }
+        case t.TaskExpired():
+            return {
+                **row,
+                "status": "expired",
+                "outcome": event.reason,
+                "error": EXPIRED[event.reason],
+                "completed_ms": time_ms,
+                "not_before_ms": None,
+                "agent_id": _last_agent(row),
+            }
+        case _:
+            return row
 
 
 def _submitted(commit: Commit, event: t.TaskSubmitted) -> Row:
@@ -234,6 +248,7 @@ def _submitted(commit: Commit, event: t.TaskSubmitted) -> Row:
         "priority": event.priority,
         "correlation_id": commit.body.correlation_id,
         "created_ms": commit.body.occurred_at,
+        "updated_ms": commit.body.occurred_at,
         "agent_id": None,
         "attempt": 0,
         "progress": None,
@@ -247,6 +262,7 @@ def _submitted(commit: Commit, event: t.TaskSubmitted) -> Row:
         "outcome": None,
         "result": None,
         "attempts": [],
+        "routing": None,
     }
 
 
@@ -266,5 +282,6 @@ def _attempt(
             "ended_at": rfc3339(ended_ms),
             "outcome": outcome,
             "error": error,
-        },
+        }
+        | ({"routing": row["routing"]} if row["routing"] is not None else {}),
     ]

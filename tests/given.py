@@ -262,7 +262,7 @@ class History:
 def portrait(fleet: Fleet) -> dict[str, Any]:
     """Everything that a fleet says, without the order and the leftovers of its heaps."""
     waiting = set(fleet.waiting.items())
-    timers, deadlines = set(fleet.timers), set(fleet.timeouts)
+    timers, deadlines = set(fleet.clocks.timers), set(fleet.clocks.timeouts)
     tasks = fleet.tasks.values()
     return {
         "position": fleet.position,
@@ -276,9 +276,10 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "queued": {e.id for e in tasks if e.status == "queued" and (e.item in waiting or fleet.is_paused(e))},
         "shares": fleet.shares,
         "limits": fleet.limits,
-        "expiring": {e.id for e in tasks if e.expiry is not None and (e.expiry[0], e.id) in set(fleet.expiries)},
+        "expiring": {e.id for e in tasks if e.expiry is not None and (e.expiry[0], e.id) in set(fleet.clocks.expiries)},
         "schedules": fleet.schedules.entries,
         "due": {item[1] for item in fleet.schedules.due if fleet.schedules.counts(item)},
+        "statistics": fleet.statistics,
         "timed": {e.id for e in tasks if e.status == "scheduled" and (e.not_before_ms, e.id) in timers},
         "watched": {e.id for e in tasks if e.held and any(item[1:] == (e.fence, e.id) for item in deadlines)},
     }

@@ -45,6 +45,8 @@ class TaskEntry(Struct, kw_only=True):
     queued_ms: int = 0
     timers: Timers | None = None
     schedule_id: str = ""
+    learned: bool = True
+    agent_type: str = ""
 
     @property
     def place(self) -> Place:

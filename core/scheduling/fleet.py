@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-from msgspec import Struct
-
 from core import agent as agents
 from core import host as hosts
 from core import limit as limits
@@ -18,28 +15,16 @@ from core import pause as pauses
 from core import task as tasks
 from core.kernel.commit import Commit
 from core.kernel.outcomes import CommandUnchanged
+from core.scheduling.clocks import Clocks
 from core.scheduling.election import SchedulerElected
 from core.scheduling.eligibility import Requirement, can_do
 from core.scheduling.entries import AGE_STEP_MS, AgentEntry, HostEntry, TaskEntry
 from core.scheduling.limits import Limits
-from core.scheduling.schedules import ScheduleEntry, Schedules
+from core.scheduling.schedules import Schedules
 from core.scheduling.shares import Shares
-from core.scheduling.timers import enter, timers_of
+from core.scheduling.statistics import Statistics
+from core.scheduling.timers import timers_of
 from core.scheduling.waiting import Limited, Waiting
-
-
-class _Image(Struct):
-    position: int
-    term: int
-    tasks: list[TaskEntry]
-    agents: list[AgentEntry]
-    hosts: list[HostEntry]
-    orphans: list[str]
-    leader: str
-    shares: Shares
-    limits: Limits
-    schedules: list[ScheduleEntry]
-    pauses: set[tuple[pauses.What, str]]
 
 
 class Fleet:
@@ -57,9 +42,8 @@ class Fleet:
         self.limits = Limits()
         self.schedules = Schedules()
         self.pauses: set[tuple[pauses.What, str]] = set()
-        self.timers: list[tuple[int, str]] = []
-        self.timeouts: list[tuple[int, int, str]] = []
-        self.expiries: list[tuple[int, str]] = []
+        self.statistics = Statistics()
+        self.clocks = Clocks(self.tasks)
         self.orphans: set[str] = set()
         self.unsettled_agents: set[str] = set()
         self.uneven = False
@@ -90,13 +74,7 @@ class Fleet:
         if entry.status == "queued":
             self.waiting.put(entry.place, entry.item)
             self.release(entry.limited)
-        elif entry.status == "scheduled":
-            enter(self.timers, (entry.not_before_ms, task_id), len(self.tasks), self._is_timed)
-        elif entry.held:
-            enter(self.timeouts, (_deadline_ms(entry), entry.fence, task_id), len(self.tasks), self._is_watched)
-        expires = entry.expiry
-        if expires is not None:
-            enter(self.expiries, (expires[0], task_id), len(self.tasks), self._is_expiring)
+        self.clocks.enter(entry)
 
     def release(self, limited: Limited) -> None:
         """What was held may be free again: whoever waits for it is looked at."""
@@ -104,19 +82,6 @@ class Fleet:
             self.waiting.release(f"concurrency:{limited.concurrency_key}")
         if limited.rate_key is not None:
             self.waiting.release(f"rate:{limited.rate_key}")
-
-    def _is_timed(self, item: tuple[int, str]) -> bool:
-        entry = self.tasks.get(item[1])
-        return entry is not None and entry.status == "scheduled" and entry.not_before_ms == item[0]
-
-    def _is_watched(self, item: tuple[int, int, str]) -> bool:
-        entry = self.tasks.get(item[2])
-        return entry is not None and entry.fence == item[1]
-
-    def _is_expiring(self, item: tuple[int, str]) -> bool:
-        entry = self.tasks.get(item[1])
-        expires = entry.expiry if entry is not None else None
-        return expires is not None and expires[0] == item[0]
 
     # --- the fold ---
 
@@ -158,13 +123,13 @@ class Fleet:
             case tasks.TaskStarted():
                 entry.status = "running"
             case tasks.AttemptEnded():
-                self._free(commit, entry)
+                self._free(commit, entry, event.outcome)
             case tasks.CancelRequested():
                 entry.cancelling = True
                 entry.cancelled_ms = commit.body.occurred_at + int(event.grace_s * 1000)
                 self.put_back(task_id)
             case tasks.TaskCompleted() | tasks.TaskFailed() | tasks.TaskCancelled() | tasks.TaskExpired():
-                self._free(commit, entry)
+                self._free(commit, entry, "completed" if isinstance(event, tasks.TaskCompleted) else "")
                 self.shares.leave(entry.flow)
                 self.schedules.ended(entry.schedule_id, task_id)
                 del self.tasks[task_id]
@@ -187,6 +152,7 @@ class Fleet:
             limited=Limited(event.concurrency_key, event.rate_key),
             timers=timers_of(event, commit.body.occurred_at),
             schedule_id=event.schedule_id or "",
+            learned=event.routing is None,
         )
         if event.schedule_id is not None:
             self.schedules.began(commit.aggregate_id, event)
@@ -200,6 +166,7 @@ class Fleet:
         entry.agent_id = event.agent_id
         entry.host_id = event.host_id
         entry.session = event.session
+        entry.agent_type = event.agent_type or ""
         entry.assigned_ms = commit.body.occurred_at
         entry.charged_ms = self.shares.cost(entry.type)
         self.shares.charge(entry.flow, entry.charged_ms, self.limits.weight(entry.flow[1]))
@@ -217,12 +184,13 @@ class Fleet:
         if host is None or host.session != event.session or event.term < self.term:
             self.orphans.add(entry.id)
 
-    def _free(self, commit: Commit, entry: TaskEntry) -> None:
+    def _free(self, commit: Commit, entry: TaskEntry, outcome: str) -> None:
         self.orphans.discard(entry.id)
         if not entry.agent_id:
             return
         took_ms = float(max(0, commit.body.occurred_at - entry.assigned_ms))
         self.shares.settle(entry.flow, entry.type, entry.charged_ms, took_ms, self.limits.weight(entry.flow[1]))
+        self.statistics.learn(entry.type, entry.agent_type, outcome, took_ms)
         self.waiting.renew(entry.flow)
         if entry.limited.concurrency_key is not None:
             self.limits.release(entry.limited.concurrency_key)
@@ -239,6 +207,7 @@ class Fleet:
         entry.agent_id = entry.host_id = entry.session = ""
         entry.fence = 0
         entry.charged_ms = 0.0
+        entry.agent_type = ""
 
     def _fold_limit(self, commit: Commit, event: Any) -> None:
         if isinstance(event, limits.LimitSet):
@@ -335,51 +304,12 @@ class Fleet:
         host = self.hosts.get(agent.host_id)
         return agent.status == "idle" and host is not None and host.session == agent.session != ""
 
-    # --- disposable snapshots ---
-
-    def image(self) -> bytes:
-        """The fold as bytes. Disposable: whoever cannot read it folds the log again."""
-        return msgspec.msgpack.encode(
-            _Image(
-                self.position,
-                self.term,
-                list(self.tasks.values()),
-                list(self.agents.values()),
-                list(self.hosts.values()),
-                sorted(self.orphans),
-                self.leader,
-                self.shares,
-                self.limits,
-                list(self.schedules.entries.values()),
-                self.pauses,
-            )
-        )
-
-    @classmethod
-    def from_image(cls, raw: bytes) -> Fleet:
-        """The fleet of an image. Raises msgspec.MsgspecError where the bytes do not fit this program."""
-        image = msgspec.msgpack.decode(raw, type=_Image)
-        fleet = cls()
-        fleet.position, fleet.term, fleet.leader = image.position, image.term, image.leader
-        fleet.shares, fleet.limits = image.shares, image.limits
-        fleet.schedules, fleet.pauses = Schedules(image.schedules), image.pauses
-        fleet.orphans = set(image.orphans)
-        fleet.agents = {entry.id: entry for entry in image.agents}
-        fleet.hosts = {entry.id: entry for entry in image.hosts}
-        fleet.tasks = {entry.id: entry for entry in image.tasks}
-        fleet._index()
-        return fleet
-
-    def _index(self) -> None:
+    def enter_all(self) -> None:
+        """Enter everything into its line and timer: an image holds the entries alone."""
         self.uneven = True
         for entry in self.tasks.values():
             self.put_back(entry.id)
         self.unsettled_agents.update(agent.id for agent in self.agents.values() if not self.lives(agent))
-
-
-def _deadline_ms(entry: TaskEntry) -> int:
-    """When an attempt should have ended by itself; one that is being cancelled, after the grace."""
-    return entry.cancelled_ms if entry.cancelling else entry.assigned_ms + int(entry.timeout_s * 1000)
 
 
 _FOLDS = {

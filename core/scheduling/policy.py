@@ -17,10 +17,13 @@ from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Claim, Claims, Overlay
 from core.scheduling.schedules import next_step
 from core.scheduling.shares import Flow
+from core.scheduling.statistics import draw_of
 from core.scheduling.waiting import Limited, Look, Rank
-from core.task import AssignTask, EndOverdueTask, ExpireTask, QueueTask, RunScheduled, run_id
+from core.task import AssignTask, EndOverdueTask, ExpireTask, QueueTask, Routing, RunScheduled, run_id
 
 TIMEOUT_SLACK_MS = 15_000
+# Agent types that a choice compares.
+CANDIDATES_MAX = 8
 
 
 class Decision(Struct, frozen=True):
@@ -62,11 +65,11 @@ def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[D
 
 def next_due_ms(fleet: Fleet) -> int | None:
     """When time alone gives the scheduler something to do."""
-    times = [fleet.timers[0][0]] if fleet.timers else []
-    if fleet.timeouts:
-        times.append(fleet.timeouts[0][0] + TIMEOUT_SLACK_MS)
-    if fleet.expiries:
-        times.append(fleet.expiries[0][0])
+    times = [fleet.clocks.timers[0][0]] if fleet.clocks.timers else []
+    if fleet.clocks.timeouts:
+        times.append(fleet.clocks.timeouts[0][0] + TIMEOUT_SLACK_MS)
+    if fleet.clocks.expiries:
+        times.append(fleet.clocks.expiries[0][0])
     if fleet.schedules.due:
         times.append(fleet.schedules.due[0][0])
     times.extend(fleet.rate_timers.values())
@@ -150,7 +153,7 @@ def _orphans(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
 
 def _timeouts(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
     """The host ends an attempt at its timeout; this is the backstop for a host that beats but does not."""
-    heap = fleet.timeouts
+    heap = fleet.clocks.timeouts
     while heap and heap[0][0] + TIMEOUT_SLACK_MS <= now_ms:
         _, fence, task_id = heapq.heappop(heap)
         entry = fleet.tasks.get(task_id)
@@ -164,7 +167,7 @@ def _timeouts(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decisi
 
 def _expiries(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
     """End the tasks whose time is up. Before the assignments: at its deadline nothing is started any more."""
-    heap = fleet.expiries
+    heap = fleet.clocks.expiries
     while heap and heap[0][0] <= now_ms:
         due_ms, task_id = heapq.heappop(heap)
         entry = fleet.tasks.get(task_id)
@@ -177,7 +180,7 @@ def _expiries(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decisi
 
 def _due(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
     """Queue what has waited for its time."""
-    heap = fleet.timers
+    heap = fleet.clocks.timers
     while heap and heap[0][0] <= now_ms:
         due_ms, task_id = heapq.heappop(heap)
         entry = fleet.tasks.get(task_id)
@@ -222,7 +225,7 @@ def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: in
             heapq.heappush(heads, (head.rank, need))
             continue
         entry = fleet.tasks[head.task_id]
-        agent = _choose(fleet, entry, claims)
+        agent, routing = _choose(fleet, entry, claims)
         if agent is None:
             continue  # nobody is free for this line; the others may still move
         fleet.waiting.take(head)
@@ -231,7 +234,13 @@ def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: in
         claim = Claim(agent.id, agent.host_id, entry.flow, cost_ms, weighed_ms, entry.limited)
         claims.add(claim)
         command = AssignTask(
-            task_id=entry.id, agent_id=agent.id, host_id=agent.host_id, session=agent.session, term=fleet.term
+            task_id=entry.id,
+            agent_id=agent.id,
+            host_id=agent.host_id,
+            session=agent.session,
+            term=fleet.term,
+            agent_type=agent.type,
+            routing=routing,
         )
         yield Decision(entry.id, command, entry.correlation_id, entry.last_position, claim)
         _push_head(heads, fleet, need, look)
@@ -286,16 +295,28 @@ def _push_head(heads: list[tuple[Rank, Requirement]], fleet: Fleet, need: Requir
         heapq.heappush(heads, (head.rank, need))
 
 
-def _choose(fleet: Fleet, entry: TaskEntry, claims: Claims) -> AgentEntry | None:
-    """The agent with the most free slots on a host with a free slot."""
-    best: AgentEntry | None = None
-    best_rank: tuple[bool, int, str] | None = None
+def _choose(fleet: Fleet, entry: TaskEntry, claims: Claims) -> tuple[AgentEntry | None, Routing | None]:
+    """The agent type that does such tasks best, as far as is known, and of it the agent with the most free slots."""
+    best: dict[str, tuple[tuple[bool, int, str], AgentEntry]] = {}
     for agent in fleet.eligible(entry.need):
         free = _free_slots(fleet, agent, claims)
         if free <= 0:
             continue
         avoided = entry.avoid_last_agent and agent.id == entry.last_agent
         rank = (not avoided, free, agent.id)
-        if best_rank is None or rank > best_rank:
-            best, best_rank = agent, rank
-    return best
+        known = best.get(agent.type if entry.learned else "")
+        if known is None or rank > known[0]:
+            best[agent.type if entry.learned else ""] = rank, agent
+    if not best:
+        return None, None
+    if len(best) == 1:
+        return next(iter(best.values()))[1], None
+    # Whoever had it last and is to be avoided comes only where there is nobody else.
+    candidates = {kind: agent for kind, (rank, agent) in best.items() if rank[0]} or {
+        kind: agent for kind, (_, agent) in best.items()
+    }
+    draw = draw_of(entry.id, entry.last_position)
+    kinds = sorted(candidates)[:CANDIDATES_MAX]
+    scores = fleet.statistics.scores(entry.type, kinds, draw)
+    chosen = min(kinds, key=lambda kind: (scores[kind], kind))
+    return candidates[chosen], Routing(folded=fleet.position, draw=draw, scores=scores)

@@ -17,24 +17,24 @@ import msgspec
 from core.host import LoseHost
 from core.kernel.codec import Codec, Undecodable
 from core.kernel.command_bus import Accepted, Caller, CommandBus
-from core.kernel.commit import Commit, Entry, cause_of
-from core.kernel.errors import HivebusError, Invalid, NotFound, OutcomeUnknown, Refused, Unavailable
+from core.kernel.commit import Commit, Entry
+from core.kernel.errors import HivebusError, NotFound, OutcomeUnknown, Refused, Unavailable
 from core.kernel.ids import uuid7
 from core.kernel.merkle import leaf_hash
 from core.kernel.ports import Clock, EventLog, Lease
-from core.schedule import SkipRuns
 from core.scheduling.election import SCHEDULER_ID, ElectScheduler
 from core.scheduling.entries import TaskEntry
 from core.scheduling.fleet import Fleet
+from core.scheduling.images import fleet_of, image_of
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import Decision, decide, next_due_ms
+from core.services.decisions import ACTOR, carry_out
 from core.services.leadership import Kept, hold
 from core.services.link import Beat, BeatAnswer, Cancel, Gateway, Run, Snapshots, run_of
-from core.task import CANCEL_GRACE_S, AssignTask, CancelRequested, RunScheduled, Task, TaskAssigned
+from core.task import CANCEL_GRACE_S, AssignTask, CancelRequested, Task, TaskAssigned
 
 logger = logging.getLogger("hivebus.scheduler")
 
-ACTOR = "system:scheduler"
 IN_FLIGHT_MAX = 256
 SNAPSHOT_EVERY = 50_000
 TURN_S_MAX = 1.0
@@ -132,7 +132,7 @@ class Scheduler:
         """Keep an image of the fold, so that the next start need not read the whole log."""
         if self.last is None or self.last.position == self._saved_at or self._role is None:
             return
-        last, fleet = self.last, self.fleet.image()
+        last, fleet = self.last, image_of(self.fleet)
         leaf = leaf_hash(last.position, last.subject, last.body)
         await self._snapshots.save(msgspec.msgpack.encode(_Image(self._version, leaf, fleet)))
         self._saved_at = last.position
@@ -170,7 +170,7 @@ class Scheduler:
             return
         try:
             image = msgspec.msgpack.decode(raw, type=_Image)
-            fleet = Fleet.from_image(image.fleet)
+            fleet = fleet_of(image.fleet)
         except msgspec.MsgspecError:
             logger.info("The scheduler's image does not fit this program; the log is folded from its start.")
             return
@@ -325,21 +325,11 @@ class Scheduler:
     async def _execute(self, decision: Decision) -> None:
         key = decision.key
         try:
-            caller = Caller(
-                actor=ACTOR,
-                command_id=decision.command_id,
-                correlation_id=decision.correlation_id,
-                causation_id=cause_of(decision.cause),
-                on_behalf_of=decision.on_behalf_of,
-            )
-            accepted = await self._bus.execute(decision.command, caller)
+            accepted = await carry_out(self._bus, decision)
         except (Refused, NotFound, OutcomeUnknown) as error:
             # Refused: the log knows more than the fold. Unknown: it may hold the commit. Either way the fold must
             # pass the log's head before it speaks for this key again.
             logger.debug("%s: %s", key, error.sentence)
-            await self._settle_at_head(key)
-        except Invalid as error:
-            await self._skip(decision.command, error)
             await self._settle_at_head(key)
         except Unavailable as error:
             logger.warning("Deciding waits: %s", error.sentence)
@@ -354,13 +344,6 @@ class Scheduler:
             self._settle(key, accepted.position)
             if isinstance(decision.command, AssignTask):
                 self._announce(accepted)
-
-    async def _skip(self, command: msgspec.Struct, error: Invalid) -> None:
-        """A run that this program would not accept any more is skipped, and its schedule says so."""
-        assert isinstance(command, RunScheduled), "only a run can be invalid"
-        id_, due_ms = command.schedule_id, command.due_ms
-        skipped = SkipRuns(schedule_id=id_, due_ms=due_ms, reason="refused", error=error.sentence)
-        await self._bus.execute(skipped, Caller(actor=ACTOR))
 
     def _settle(self, key: str, position: int) -> None:
         self._overlay.settle(key, position)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta, Struct
 
 from core.catalogue import AGENT_TYPES
 from core.execution import parameters_of
-from core.kernel.errors import Refused, Unprocessable
+from core.kernel.answers import Unknown
+from core.kernel.errors import HivebusError, Refused, TooMany, Unprocessable
 from core.kernel.registry import Context, Route
 from core.kernel.times import parse_rfc3339
 from core.limit import Key
@@ -29,10 +30,8 @@ from core.task.state import FINAL, Task
 PRIORITIES = {"critical": 9, "high": 7, "normal": 5, "low": 3, "background": 1}
 
 Id = Annotated[str, Meta(min_length=1, max_length=64)]
-Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*\Z", max_length=100)]
-
-
-Time = Annotated[str, Meta(pattern=r"^[0-9TtZz .:+-]{10,40}\Z")]
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)", max_length=100)]
+Time = Annotated[str, Meta(pattern=r"^[0-9TtZz .:+-]{10,40}$(?!\n)")]
 Seconds = Annotated[float, Meta(gt=0, le=366 * 86_400)]
 
 
@@ -64,6 +63,7 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fairness_key: Key | None = None
     concurrency_key: Key | None = None
     rate_key: Key | None = None
+    routing: Literal["learned", "least_loaded"] = "learned"
     depends_on: list[Any] = []
     on_dependency_failure: str | None = None
     not_before: Time | None = None
@@ -85,7 +85,22 @@ _unavailable = attrgetter(*NOT_AVAILABLE)
 _LEFT_OUT = _unavailable(SubmitTask(type="any", parameters={}))
 
 
-@task.decides("task.submit", route=Route("POST", "/api/tasks", 202), creates=True)
+TASK_FAULTS: dict[str, type[HivebusError]] = {
+    "executor_required": Unprocessable,
+    "unknown_executor": Unprocessable,
+    "not_available": Unprocessable,
+    "deadline_passed": Unprocessable,
+    "deadline_before_start": Unprocessable,
+    "timeout_before_start": Unprocessable,
+}
+
+
+@task.decides(
+    "task.submit",
+    route=Route("POST", "/api/tasks", 202),
+    creates=True,
+    faults=TASK_FAULTS | {"too_many_tasks": TooMany},
+)
 def submit(command: SubmitTask, state: Task | None, context: Context) -> list[TaskEvent]:
     """A valid task is accepted and queued."""
     if _unavailable(command) != _LEFT_OUT:
@@ -115,6 +130,7 @@ def submit(command: SubmitTask, state: Task | None, context: Context) -> list[Ta
         queue_timeout_s=command.queue_timeout_s,
         total_timeout_s=command.total_timeout_s,
         silence_timeout_s=command.silence_timeout_s,
+        routing=None if command.routing == "learned" else command.routing,
     )
     return [submitted, TaskQueued() if not_before_ms is None else TaskScheduled(not_before_ms=not_before_ms)]
 
@@ -181,16 +197,32 @@ class CancelTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(max_length=500)] | None = None
 
 
-def _cancel_answer(command: CancelTask, accepted: Any) -> dict[str, Any]:
+class Cancelling(TypedDict):
+    """What a cancel did to the task."""
+
+    message: str
+    previous_status: str | None
+    unknown: NotRequired[Unknown]
+
+
+def _cancel_answer(command: CancelTask, accepted: Any) -> Cancelling:
     ended = accepted.state.status == "cancelled"
-    return {
+    answer: Cancelling = {
         "message": "The task is cancelled." if ended else "The running attempt is being stopped.",
         "previous_status": accepted.before.status if accepted.before else None,
-        "status": accepted.state.status,
-    } | ({} if accepted.before else {"unknown": {"previous_status": "this is the answer to a repeat"}})
+    }
+    if accepted.before is None:
+        answer["unknown"] = {"previous_status": "this is the answer to a repeat"}
+    return answer
 
 
-@task.decides("task.cancel", route=Route("DELETE", "/api/tasks/{task_id}", 202), answer=_cancel_answer, finishes=True)
+@task.decides(
+    "task.cancel",
+    route=Route("DELETE", "/api/tasks/{task_id}", 202),
+    answer=_cancel_answer,
+    finishes=True,
+    faults={"illegal_transition": Refused},
+)
 def cancel(command: CancelTask, state: Task, context: Context) -> list[TaskEvent]:
     """Whatever has not ended can be cancelled; twice is once."""
     if state.status == "cancelled" or state.cancelling:

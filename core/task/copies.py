@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 import msgspec
@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from core.kernel.commit import Event
-from core.kernel.errors import Refused
+from core.kernel.errors import Refused, TooMany
 from core.kernel.ids import at_time
 from core.kernel.registry import Context, Route, Scope
 from core.task.callers import Id, SubmitTask, submit
@@ -52,7 +52,13 @@ class ReplayTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     task_id: Id
 
 
-def _replay_answer(command: ReplayTask, accepted: Any) -> dict[str, Any]:
+class Replaying(TypedDict):
+    """Which task is asked for again."""
+
+    replay_of: str
+
+
+def _replay_answer(command: ReplayTask, accepted: Any) -> Replaying:
     return {"replay_of": command.task_id}
 
 
@@ -62,6 +68,7 @@ def _replay_answer(command: ReplayTask, accepted: Any) -> dict[str, Any]:
     creates=True,
     copies="task_id",
     answer=_replay_answer,
+    faults={"not_replayable": Refused, "too_many_tasks": TooMany},
 )
 def replay(command: ReplayTask, state: Task, context: Context) -> list[Event]:
     """The old task stays as it ended."""

@@ -58,6 +58,7 @@ class TaskSubmitted(Event, frozen=True):
     replay_of: str | None = None
     schedule_id: str | None = None
     due_ms: int | None = None
+    routing: str | None = None
 
 
 @task.event("task.queued")
@@ -72,6 +73,18 @@ class TaskScheduled(Event, frozen=True):
     not_before_ms: int
 
 
+class Routing(Struct, frozen=True, kw_only=True):
+    """How an agent type was chosen: for each candidate the milliseconds per success that were drawn, the least wins.
+
+    `folded` is the position that the scheduler had read to, `draw` the random number in [0, 1) that all else follows
+    from.
+    """
+
+    folded: int
+    draw: float
+    scores: dict[str, float]
+
+
 @task.event("task.assigned")
 class TaskAssigned(Event, frozen=True):
     """The scheduler of this term gave the task to an agent; this event's position is the attempt's fence."""
@@ -81,6 +94,8 @@ class TaskAssigned(Event, frozen=True):
     session: str
     term: int
     attempt: int
+    agent_type: str | None = None
+    routing: Routing | None = None
 
 
 @task.event("task.started")
@@ -113,6 +128,8 @@ class AttemptEnded(Event, frozen=True):
     error: str
     started_ms: int | None = None
     result: dict[str, Any] | None = None
+    agent_type: str | None = None
+    type: str | None = None
 
 
 @task.event("task.completed", final=True)
@@ -123,6 +140,8 @@ class TaskCompleted(Event, frozen=True):
     agent_id: str
     started_ms: int
     result: dict[str, Any]
+    agent_type: str | None = None
+    type: str | None = None
 
 
 @task.event("task.failed", final=True)

@@ -12,6 +12,7 @@ from core.task.events import (
     AttemptEnded,
     CancelRequested,
     ExpiryReason,
+    Routing,
     TaskAssigned,
     TaskEvent,
     TaskExpired,
@@ -30,6 +31,8 @@ class AssignTask(Struct, frozen=True, kw_only=True):
     host_id: str
     session: str
     term: int
+    agent_type: str | None = None
+    routing: Routing | None = None
 
 
 @task.decides("task.assign", scope=Scope.INTERNAL)
@@ -46,6 +49,8 @@ def assign(command: AssignTask, state: Task, context: Context) -> list[TaskEvent
             session=command.session,
             term=command.term,
             attempt=state.attempt + 1,
+            agent_type=command.agent_type,
+            routing=command.routing,
         )
     ]
 
@@ -76,7 +81,12 @@ def expire(command: ExpireTask, state: Task, context: Context) -> list[TaskEvent
     """The attempt counts as lost; the task goes back to the queue at once, until it has lost too many."""
     hold_fence(state, command.fence)
     ended = AttemptEnded(
-        fence=command.fence, agent_id=state.agent_id or "", outcome=command.outcome, error=command.error
+        fence=command.fence,
+        agent_id=state.agent_id or "",
+        outcome=command.outcome,
+        error=command.error,
+        agent_type=state.agent_type,
+        type=state.spec.type,
     )
     return [ended, *after(state, ended, context, retryable=True, retry_after_ms=None)]
 

@@ -27,6 +27,7 @@ NOUN_DOCS = {
     "agent": "See who works, spawn and retire agents.",
     "limit": "Say how many run at a time and how fast they start, by key.",
     "schedule": "Submit tasks again and again, by cron or at an interval.",
+    "statistics": "See how attempts went, by task type and agent type.",
     "log": "Read the log of events, and take care of it.",
 }
 NOUN_EXAMPLES = {
@@ -38,6 +39,7 @@ NOUN_EXAMPLES = {
         """ --task 'parameters={"argv":["./report.sh"]}'""",
         "hivebus schedule list",
     ),
+    "statistics": ("hivebus statistics list",),
     "log": ("hivebus log tail --follow", "hivebus log trim --older 30d --dry-run"),
 }
 
@@ -142,6 +144,12 @@ def status(as_json: bool) -> Exit:
     return Exit.OK if document.get("status") == "healthy" else Exit.SOME_NOT
 
 
+def _explain() -> click.Command:
+    verb = query_verb(next(query for query in QUERIES if query.name == "task.explain"))
+    verb.name = "explain"
+    return verb
+
+
 By = dict[str, Callable[[], click.Command]]
 
 # Written by hand, because they deserve it. Everything else comes from the registry and the table of queries.
@@ -150,6 +158,7 @@ BY_HAND: dict[str, By] = {
         "up": _up,
         "agent-host": _agent_host,
         "status": _status,
+        "explain": _explain,
         "verify": _verify,
         "rebuild": _rebuild,
         "backup": _backup,

@@ -16,9 +16,11 @@ from core.scheduling.election import SchedulerElected
 from core.scheduling.eligibility import Requirement
 from core.scheduling.entries import AGE_STEP_MS, AgentEntry, HostEntry, TaskEntry
 from core.scheduling.fleet import Fleet
+from core.scheduling.images import fleet_of, image_of
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import decide
 from core.scheduling.shares import UNKNOWN_MS, Shares
+from core.scheduling.statistics import Statistics
 from core.scheduling.waiting import Limited
 from core.task import (
     AttemptEnded,
@@ -48,6 +50,10 @@ from tests.given import (
 )
 
 NEED = Requirement("command", (), "shell", None)
+# Each event beside its record in logs out there: it is written and read so for ever.
+GOLDEN = [
+    (SchedulerElected(leader="l"), 'scheduler.elected/1 {"leader":"l"}'),
+]
 
 
 def folded(history: History) -> Fleet:
@@ -122,7 +128,7 @@ def test_an_assigned_task_holds_a_slot_of_its_agent_and_of_its_host() -> None:
     fleet = folded(held())
     assert fleet.tasks == {"t": entry(**HELD)}
     assert (fleet.agents["a"].running, fleet.hosts["h"].running) == ({"t"}, {"t"})
-    assert (fleet.orphans, fleet.timeouts) == (set(), [(NOW_MS + 60_000, 5, "t")])
+    assert (fleet.orphans, fleet.clocks.timeouts) == (set(), [(NOW_MS + 60_000, 5, "t")])
     assert fleet.tasks["t"].charged_ms == UNKNOWN_MS
 
 
@@ -157,7 +163,7 @@ def test_after_an_attempt_the_task_waits_again_and_remembers_who_had_it(follows:
     wanted = entry(last_position=6, term=1, assigned_ms=NOW_MS, last_agent="a", attempt=1, **changed)
     assert fleet.tasks == {"t": wanted}
     assert (fleet.agents["a"].running, fleet.hosts["h"].running) == (set(), set())
-    assert fleet.timers == ([(NOW_MS + 9, "t")] if "not_before_ms" in changed else [])
+    assert fleet.clocks.timers == ([(NOW_MS + 9, "t")] if "not_before_ms" in changed else [])
 
 
 def test_what_an_attempt_says_on_its_way_moves_only_its_status() -> None:
@@ -255,7 +261,7 @@ def test_a_commit_folded_twice_counts_once_and_foreign_nouns_only_move_the_posit
 
 def test_an_image_of_something_else_is_no_fleet() -> None:
     with pytest.raises(msgspec.MsgspecError):
-        Fleet.from_image(b"\x93\x01\x02\x03")
+        fleet_of(b"\x93\x01\x02\x03")
 
 
 # Laws
@@ -289,7 +295,7 @@ def test_an_image_stands_for_the_fold_it_was_made_of_and_folds_on_like_it(
     half = Fleet()
     for commit in commits[: max(0, len(commits) - later)]:
         half.fold(commit)
-    restored = Fleet.from_image(half.image())
+    restored = fleet_of(image_of(half))
     assert portrait(restored) == portrait(half)
     for commit in commits:
         restored.fold(commit)
@@ -331,7 +337,7 @@ def test_a_log_that_was_trimmed_of_what_has_ended_folds_to_the_same_fleet(
     # How long those took that have gone is forgotten with them, and which tokens: what is trimmed is older than any
     # bucket takes to fill. Shares begin anew, limits do not.
     for fleet in (trimmed, whole):
-        fleet.shares = Shares()
+        fleet.shares, fleet.statistics = Shares(), Statistics()
         fleet.limits.buckets = {}
         for entry in fleet.tasks.values():
             entry.charged_ms = 0.0

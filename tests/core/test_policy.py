@@ -160,7 +160,7 @@ def test_the_deadlines_of_attempts_that_have_ended_do_not_pile_up() -> None:
         fence = scene.history.head
         scene.has("task", f"t{number}", TaskCompleted(fence=fence, agent_id="a", started_ms=NOW_MS, result={}))
     assert scene.decides() == []
-    assert len(scene.fleet.timeouts) < 100
+    assert len(scene.fleet.clocks.timeouts) < 100
 
 
 def test_a_line_that_nobody_can_serve_is_put_aside_until_an_agent_comes() -> None:

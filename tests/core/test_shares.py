@@ -8,13 +8,22 @@ import pytest
 
 from core.kernel.errors import Unprocessable
 from core.limit import LimitSet, SetLimit, limit_id
-from core.scheduling.fleet import Fleet
+from core.scheduling.images import fleet_of, image_of
 from core.scheduling.limits import Limits
 from core.scheduling.policy import next_due_ms
 from core.scheduling.shares import Shares
 from core.task import TaskCancelled
 from tests.given import NOW_MS, History
 from tests.scene import Scene, names
+
+# Each event beside its record in logs out there: it is written and read so for ever.
+GOLDEN = [
+    (
+        LimitSet(key="api", concurrency=4, rate_per_s=2.5, burst=3, weight=2.0),
+        'limit.set/1 {"key":"api","concurrency":4,"rate_per_s":2.5,"burst":3,"weight":2.0}',
+    ),
+    (LimitSet(key="api"), 'limit.set/1 {"key":"api"}'),
+]
 
 
 def busy(slots: int = 2) -> Scene:
@@ -179,7 +188,7 @@ def test_an_image_of_the_fleet_keeps_limits_and_shares() -> None:
     scene.task("t0", rate_key="api", concurrency_key="db")
     scene.runs()
     scene.decides()
-    again = Fleet.from_image(scene.fleet.image())
+    again = fleet_of(image_of(scene.fleet))
     assert (again.limits, again.shares) == (scene.fleet.limits, scene.fleet.shares)
 
 

@@ -224,7 +224,7 @@ def test_the_timers_of_tasks_that_have_ended_do_not_pile_up() -> None:
         )
         scene.has("task", name, TaskCancelled())
     assert scene.decides() == []
-    assert max(len(scene.fleet.timers), len(scene.fleet.expiries)) < 100
+    assert max(len(scene.fleet.clocks.timers), len(scene.fleet.clocks.expiries)) < 100
 
 
 def test_a_lazy_heap_keeps_what_counts_and_its_order() -> None:

@@ -97,7 +97,8 @@ def test_what_was_folded_live_equals_what_is_folded_again(root: Path) -> None:
     report = verify(
         root / "store.db", root / "views.db", VIEWS, CODEC, lambda position, end: heard.append((position, end))
     )
-    rows = dict.fromkeys(NAMES, 0) | {"task_specs": 2, "tasks": 4, "agents": 4, "queue": 4, "timeline": 10}
+    counted = {"task_specs": 2, "tasks": 4, "agents": 4, "queue": 4, "attempts": 1, "timeline": 10}
+    rows = dict.fromkeys(NAMES, 0) | counted
     assert report == Report(True, HEAD, [Checked(name, rows[name], True) for name in NAMES], None)
     assert heard == [(HEAD, HEAD)]
 
@@ -180,7 +181,7 @@ def test_the_first_difference_is_told_and_every_view_is_checked(root: Path) -> N
         ("tasks", True),
         ("agents", False),
         ("queue", False),
-        *((name, True) for name in ("limits", "schedules", "pauses")),
+        *((name, True) for name in ("limits", "schedules", "pauses", "attempts")),
         ("timeline", True),
     ]
 
