@@ -90,6 +90,7 @@ _LEFT_OUT = _unavailable(SubmitTask(type="any", parameters={}))
         "executor_required": Unprocessable,
         "unknown_executor": Unprocessable,
         "not_available": Unprocessable,
+        "unknown_limit": Unprocessable,
         "too_many_tasks": TooMany,
     },
 )
