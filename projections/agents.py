@@ -68,7 +68,7 @@ class Agents(RowView):
         """The agent itself, or the one a task's event names."""
         if commit.noun == "agent":
             return (commit.aggregate_id,)
-        if isinstance(event, t.TaskAssigned | t.AttemptEnded | t.TaskCompleted):
+        if isinstance(event, t.TaskAssigned | t.AttemptEnded | t.TaskAsked | t.TaskCompleted):
             return (event.agent_id,)
         return ()
 
@@ -95,6 +95,8 @@ class Agents(RowView):
                 return {**row, "running": running, "busy_slots": len(running)}
             case t.TaskCompleted():
                 return _ended(row, commit, completed=1, busy_ms=time_ms - event.started_ms)
+            case t.TaskAsked():
+                return _ended(row, commit, completed=0, busy_ms=0, counts=False)
             case t.AttemptEnded():
                 measured = event.outcome in ("failed", "timed_out", "output_limit")
                 busy_ms = time_ms - event.started_ms if measured and event.started_ms else 0

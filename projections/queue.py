@@ -56,6 +56,10 @@ class Queue(RowView):
         if row is None:
             return None
         match event:
+            case t.TaskBlocked():
+                return {**row, "state": "blocked", "since_ms": since_ms}
+            case t.TaskAsked():
+                return {**row, "state": "input_required", "since_ms": since_ms}
             case t.TaskQueued():
                 return {**row, "state": "queued", "since_ms": since_ms}
             case t.TaskScheduled():
@@ -111,6 +115,7 @@ async def show_queue(query: ShowQueue, reader: Reader) -> dict[str, Any]:
         "throughput_per_minute": (await reader.rows(done))[0]["n"],
         "blocked": counts["blocked"],
         "scheduled": counts["scheduled"],
+        "input_required": counts["input_required"],
         "dead_lettered": counts["dead_lettered"],
         "unknown": {"oldest_age_s": "nothing is queued"} if oldest_ms is None else {},
         "position": reader.position,

@@ -13,6 +13,7 @@ from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.scheduling.eligibility import Requirement, why_nobody
 from projections.agents import candidates
+from projections.task_relations import relations_of
 from projections.tasks import specs, tasks
 from projections.timeline import history_of
 from projections.view import Reader, true_at
@@ -42,13 +43,14 @@ class ListTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     agent_id: str | None = None
     type: str | None = None
     correlation_id: str | None = None
+    parent: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
     offset: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
 
 
 async def list_tasks(query: ListTasks, reader: Reader) -> dict[str, Any]:
     """One page and the number of all."""
-    few = query.correlation_id is not None or query.agent_id is not None
+    few = query.correlation_id is not None or query.agent_id is not None or query.parent is not None
     where = [true_at(tasks, reader.at, selective=not few), *_filters(query)]
     page = (
         select(tasks, *_spec_columns())
@@ -59,7 +61,10 @@ async def list_tasks(query: ListTasks, reader: Reader) -> dict[str, Any]:
         .offset(query.offset)
     )
     rows = await reader.rows(page)
-    counted = await reader.rows(select(func.count().label("n")).select_from(tasks).where(*where))
+    counting = select(func.count().label("n")).select_from(tasks)
+    if query.parent is not None:
+        counting = counting.join(specs, specs.c.id == tasks.c.id)
+    counted = await reader.rows(counting.where(*where))
     total = counted[0]["n"]
     reasons = await _reasons(reader, rows)
     return {
@@ -88,6 +93,8 @@ def _filters(query: ListTasks) -> Iterable[ColumnElement[bool]]:
         value = getattr(query, field)
         if value is not None:
             yield tasks.c[field] == value
+    if query.parent is not None:
+        yield specs.c.parent == query.parent
 
 
 def _spec_columns() -> list[Column[Any]]:
@@ -95,7 +102,7 @@ def _spec_columns() -> list[Column[Any]]:
 
 
 class ShowTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Show a task with its parameters, result, attempts and history."""
+    """Show a task with its parameters, result, attempts and history, what it waits for, and what it asks."""
 
     task_id: str
 
@@ -122,6 +129,7 @@ async def show_task(query: ShowTask, reader: Reader) -> dict[str, Any]:
         "history": await history_of(reader, "task", query.task_id),
         "retry": row["retry"],
         "timeout_s": row["timeout_s"],
+        **await relations_of(reader, row),
         "position": reader.position,
     }
 
@@ -141,6 +149,7 @@ def _summary(row: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, An
         "labels": row["labels"] or {},
         "requires": row["requires"],
         "agent_type": row["agent_type"],
+        "parent": row["parent"],
         "attempt": row["attempt"],
         "cancelling": row["cancelling"],
         "outcome": row["outcome"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec import to_builtins
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -74,7 +75,11 @@ specs = Table(
     Column("name", String(200)),
     Column("labels", JSON),
     Column("actor", String(100), nullable=False),
+    Column("depends_on", JSON),
+    Column("on_dependency_failure", String(16)),
+    Column("parent", String(64)),
 )
+Index("task_specs_parent", specs.c.parent)
 
 
 class TaskSpecs(RowView):
@@ -107,6 +112,9 @@ class TaskSpecs(RowView):
             "name": event.name,
             "labels": event.labels,
             "actor": commit.body.actor,
+            "depends_on": None if event.depends_on is None else to_builtins(event.depends_on),
+            "on_dependency_failure": None if event.depends_on is None else event.on_dependency_failure or "cancel",
+            "parent": event.parent,
         }
 
 
@@ -128,6 +136,8 @@ class Tasks(RowView):
             return _submitted(commit, event)
         assert row is not None, "the first event of a task is task.submitted"
         match event:
+            case t.TaskBlocked():
+                return {**row, "status": "blocked"}
             case t.TaskQueued():
                 return {**row, "status": "queued", "not_before_ms": None}
             case t.TaskScheduled():
@@ -158,6 +168,16 @@ class Tasks(RowView):
                     "error": event.error,
                     "outcome": event.outcome,
                     "result": event.result,
+                    "started_ms": event.started_ms or row["started_ms"],
+                }
+            case t.TaskAsked():
+                return {
+                    **row,
+                    "status": "input_required",
+                    "attempts": _attempt(row, time_ms, event.agent_id, event.started_ms, "input_required", None),
+                    "agent_id": None,
+                    "progress": None,
+                    "current_step": None,
                     "started_ms": event.started_ms or row["started_ms"],
                 }
             case t.TaskCompleted():

@@ -15,7 +15,12 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+import core.process_managers.children
+import core.process_managers.dependencies
+import core.scheduling.entries
 import core.scheduling.fleet
+import core.scheduling.limits
+import core.scheduling.shares
 import core.task.events
 from adapters.blobs.files import FileBlobs
 from adapters.disk import FileSystem
@@ -75,6 +80,16 @@ RECORDER_SHARE = 0.06
 PROJECTOR_SHARE = 0.08
 RELAY_SHARE = 0.05
 LAG_MAX = 50_000
+# What the fold of the fleet is made of.
+FOLDS = (
+    core.process_managers.children,
+    core.process_managers.dependencies,
+    core.scheduling.entries,
+    core.scheduling.fleet,
+    core.scheduling.limits,
+    core.scheduling.shares,
+    core.task.events,
+)
 # A recorder that went down gives its lease back, or loses it after 12 s.
 SOLE_S = 30.0
 
@@ -346,5 +361,5 @@ def _hosts(text: str) -> frozenset[str]:
 
 def _fold_version() -> str:
     """Changes with the code that folds the fleet: an image of another version is not read."""
-    source = "".join(inspect.getsource(module) for module in (core.scheduling.fleet, core.task.events))
+    source = "".join(map(inspect.getsource, FOLDS))
     return hashlib.sha256(source.encode()).hexdigest()[:16]

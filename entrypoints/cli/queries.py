@@ -45,10 +45,14 @@ QUERIES = (
         path="/api/tasks",
         doc="List tasks, newest first.",
         options=(
-            QueryOption("status", "Only these: queued, scheduled, assigned, running, completed, failed, cancelled."),
+            QueryOption(
+                "status",
+                "Only these: blocked, queued, assigned, running, input_required, completed, failed, cancelled.",
+            ),
             QueryOption("agent_id", "Only those that this agent works on, or worked on last."),
             QueryOption("type", "Only tasks of this type."),
             QueryOption("correlation_id", "Only what was submitted together: `task submit` prints the id."),
+            QueryOption("parent", "Only the parts of this task."),
             LIMIT,
             QueryOption("offset", "Leave out the first ones.", int),
         ),
@@ -68,7 +72,7 @@ QUERIES = (
     QueryVerb(
         name="task.show",
         path="/api/tasks/{task_id}",
-        doc="Show a task with its parameters, result, attempts and history.",
+        doc="Show a task with its parameters, result, attempts and history, what it waits for, and what it asks.",
         target="task_id",
         examples=("hivebus task show TASK_ID", "hivebus task show TASK_ID --json | jq -r .result.stdout"),
     ),
