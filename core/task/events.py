@@ -45,9 +45,7 @@ class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     avoid_last_agent: bool = False
 
 
-class Dependency(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, rename={"source": "from"}
-):
+class Dependency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"source": "from"}):
     """What a task waits for before it is queued.
 
     `finish`: the end of another task. `data`: its end, and what stands in its result at `from` (a JSON pointer, by
