@@ -335,7 +335,7 @@ def test_why_nobody_takes_a_task_is_said_in_words(need: Requirement, agents: lis
 # Laws: whatever comes, in whatever order, however late. Simulation itself checks slots and places at each step
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @sampled(STEPS)
 def test_every_accepted_task_ends_when_hosts_behave_and_no_slot_leaks(steps: list[tuple[str, int]]) -> None:
     simulation = Simulation.after(steps)

@@ -23,17 +23,17 @@ from projections.catalogue import VIEWS
 from projections.timeline import Timeline
 from tests.core.test_codec import entry, written
 from tests.core.test_dispatch import World as Door
-from tests.core.test_policy import Scene, names
 from tests.core.test_refusals import events_of, refuse
 from tests.given import CODEC, History, ManualClock, submitted
 from tests.projections.test_row_versions import POISON, SPAWN, Boxes, agents
 from tests.projections.test_verify import made
+from tests.scene import Scene, claim, names
 
 
 def test_a_draining_agent_does_not_retire_while_an_assignment_to_it_is_under_way() -> None:
     scene = Scene().host().agent().task()
     assert names(scene.decides()) == [("t", "a")]
-    scene.overlay.hold("t", "a", "h")
+    scene.overlay.hold("t", claim())
     scene.has("agent", "a", AgentDraining())
     assert [d.command for d in scene.decides() if isinstance(d.command, RemoveAgent)] == []
 
