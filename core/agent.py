@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, assert_never
+from typing import Annotated, Any, NotRequired, TypedDict, assert_never
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from core.catalogue import AGENT_TYPES
+from core.kernel.answers import Unknown
 from core.kernel.commit import Event, Moment
 from core.kernel.errors import Refused, Unprocessable
 from core.kernel.registry import Aggregate, Context, Route, Scope
 
 agent = Aggregate("agent")
 
-Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*\Z", max_length=100)]
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)", max_length=100)]
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
@@ -110,11 +111,24 @@ class SpawnAgent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     slots: Annotated[int, Meta(ge=1, le=256)] = 1
 
 
-def _spawn_answer(command: SpawnAgent, accepted: Any) -> dict[str, Any]:
-    return {"status": accepted.state.status, "type": accepted.state.spec.type, "name": accepted.state.spec.name}
+class Spawning(TypedDict):
+    """What the agent is called."""
+
+    type: str
+    name: str
 
 
-@agent.decides("agent.spawn", route=Route("POST", "/api/agents", 202), creates=True, answer=_spawn_answer)
+def _spawn_answer(command: SpawnAgent, accepted: Any) -> Spawning:
+    return {"type": accepted.state.spec.type, "name": accepted.state.spec.name}
+
+
+@agent.decides(
+    "agent.spawn",
+    route=Route("POST", "/api/agents", 202),
+    creates=True,
+    answer=_spawn_answer,
+    faults={"unknown_agent_type": Unprocessable},
+)
 def spawn(command: SpawnAgent, state: Agent | None, context: Context) -> list[AgentEvent]:
     """A type with an executor can be spawned."""
     known = AGENT_TYPES.get(command.type)
@@ -145,10 +159,20 @@ class RetireAgent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     reason: Annotated[str, Meta(max_length=500)] | None = None
 
 
-def _retire_answer(command: RetireAgent, accepted: Any) -> dict[str, Any]:
+class Retiring(TypedDict):
+    """What a retirement did to the agent."""
+
+    message: str
+    previous_status: str | None
+    unknown: NotRequired[Unknown]
+
+
+def _retire_answer(command: RetireAgent, accepted: Any) -> Retiring:
     previous = accepted.before.status if accepted.before else None
-    answer = {"message": "The agent retires after its last task.", "previous_status": previous}
-    return answer if previous else answer | {"unknown": {"previous_status": "this is the answer to a repeat"}}
+    answer: Retiring = {"message": "The agent retires after its last task.", "previous_status": previous}
+    if previous is None:
+        answer["unknown"] = {"previous_status": "this is the answer to a repeat"}
+    return answer
 
 
 @agent.decides(

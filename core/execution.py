@@ -27,9 +27,9 @@ OutcomeKind = Literal["completed", "failed", "timed_out", "cancelled", "output_l
 # NUL ends a string for the kernel: a name or argument that holds one would be cut silently, or refused at exec.
 _NO_NUL = r"^[^\x00]*$"
 
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-SecretName = Annotated[str, Meta(pattern=r"^[A-Z][A-Z0-9_]{0,63}\Z")]
-EnvName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+SecretName = Annotated[str, Meta(pattern=r"^[A-Z][A-Z0-9_]{0,63}$(?!\n)")]
+EnvName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$(?!\n)")]
 Text = Annotated[str, Meta(pattern=_NO_NUL, max_length=128 * 1024 - 1)]
 Input = Annotated[str, Meta(max_length=MIB)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta, Struct
 
@@ -61,7 +61,17 @@ def limit_id(key: str) -> str:
     return named("limit", key)
 
 
-def _answer(command: SetLimit, accepted: Any) -> dict[str, Any]:
+class Limited(TypedDict):
+    """What the limit of a key is from here on; null is not limited."""
+
+    key: str
+    concurrency: int | None
+    rate_per_s: float | None
+    burst: int | None
+    weight: float | None
+
+
+def _answer(command: SetLimit, accepted: Any) -> Limited:
     spec: LimitSet = accepted.state.spec
     return {
         "key": spec.key,

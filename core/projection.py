@@ -13,19 +13,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from core import agent
+from core import agent, limit
 from core.kernel import codec
 from core.kernel.commit import Commit, Event
 from core.task import events
 
 FOREVER = (1 << 63) - 1
-EVENT_MODULES = (events, agent, codec)
+EVENT_MODULES = (events, agent, limit, codec)
+# How rows become cells and cells a checksum (adapters/sql/rows.py).
+LAYOUT = "cells 2"
 
 Row = dict[str, Any]
 
 
 class View(ABC):
-    """Base of both kinds. The version is a hash of fold and table: another one rebuilds the view."""
+    """Base of both kinds. The version is a hash of fold, table and layout: another one rebuilds the view."""
 
     name: ClassVar[str]
     table: ClassVar[Any]
@@ -35,7 +37,7 @@ class View(ABC):
     def version(cls) -> str:
         """Changes with the module that holds fold and table, and with those that say what events are."""
         source = "".join(map(inspect.getsource, (sys.modules[cls.__module__], *EVENT_MODULES)))
-        return hashlib.sha256(source.encode()).hexdigest()[:16]
+        return hashlib.sha256((LAYOUT + source).encode()).hexdigest()[:16]
 
 
 class RowView(View):

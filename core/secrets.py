@@ -24,7 +24,7 @@ _KEY = re.compile(
     r"|-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY"
 )
 _ASSIGNMENT = re.compile(r"(?:--?)?([A-Za-z_][A-Za-z0-9_-]*)=.")
-_LOOKED_INTO = (str, dict, list)
+_NESTED = (dict, list)
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 _WORDS = frozenset(
@@ -110,7 +110,10 @@ def _in_object(value: dict[str, Any], known: list[str], depth: int) -> _Path | N
     if len(value) == 1 and isinstance(name := value.get("secret"), str) and SECRET_NAME.match(name):
         return None
     for key, item in value.items():
-        if isinstance(item, _LOOKED_INTO):
+        if isinstance(item, str):
+            if item and (looks_secret(key) or _is_secret_text(item, known)):
+                return [key]
+        elif isinstance(item, _NESTED):
             path = _literal(item, known, depth + 1, looks_secret(key))
             if path is not None:
                 path.append(key)
@@ -138,4 +141,4 @@ def _assigns_secret(text: str) -> bool:
 
 
 def _is_secret_text(text: str, known: list[str]) -> bool:
-    return _KEY.search(text) is not None or any(value in text for value in known)
+    return _KEY.search(text) is not None or (bool(known) and any(value in text for value in known))

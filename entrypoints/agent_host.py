@@ -51,9 +51,10 @@ async def _run(settings: Settings, place: agents.Place) -> int:
     try:
         async with AsyncExitStack() as stack:
             host = await stack.enter_async_context(agents.joined(settings, place))
+            metrics = await _listen(stack, settings, host, stop)
             async with asyncio.TaskGroup() as group:
                 lives = group.create_task(host.live())
-                announced = group.create_task(_announce(settings, place, host))
+                announced = group.create_task(_announce(settings, place, host, metrics))
                 await stop.wait()
                 await _drain(settings, host, lives)
                 await end([lives, announced])
@@ -62,12 +63,23 @@ async def _run(settings: Settings, place: agents.Place) -> int:
     return 0
 
 
-async def _announce(settings: Settings, place: agents.Place, host: AgentHost) -> None:
+async def _listen(stack: AsyncExitStack, settings: Settings, host: AgentHost, stop: asyncio.Event) -> str | None:
+    """Health and metrics, where their port is set; the address."""
+    if "metrics_port" not in settings.model_fields_set:
+        return None
+    # Nobody else pays for the listener's imports.
+    from entrypoints.bootstrap.host_listener import listening  # noqa: PLC0415
+
+    return await stack.enter_async_context(listening(settings, host, stop.is_set))
+
+
+async def _announce(settings: Settings, place: agents.Place, host: AgentHost, metrics: str | None) -> None:
     await host.began.wait()
     print(
         f"This host runs agents now: {agents.host_name(settings)}, {settings.slots} attempts at once.\n"
         f"  broker     {place.broker.shown}\n"
-        f"  data       {place.root}",
+        + (f"  metrics    {metrics}/metrics\n" if metrics else "")
+        + f"  data       {place.root}",
         flush=True,
     )
 

@@ -8,18 +8,22 @@ NATS the same words are headers or the query string.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal
+from time import perf_counter
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
-from adapters.telemetry import REQUESTS
-from core.kernel.errors import NotFound
+from adapters.telemetry import UNKNOWN, answered
+from core.kernel.answers import ChangedAnswer, CreatedAnswer
+from core.kernel.errors import HivebusError, UnknownAction, Unprocessable, internal
 from core.kernel.registry import CommandSpec, QuerySpec, Registry, Route
 from core.services.dispatch import WAIT_S_MAX, Dispatcher, Look, Principal
 from entrypoints.decode import envelope_from, unprocessable
 
 POSITION_MAX = 10**18 - 1
+
+S = TypeVar("S", bound=Struct)
 
 
 class CommandOptions(Struct, frozen=True, kw_only=True):
@@ -49,7 +53,10 @@ Carry = Callable[[Any, Any, Principal], Awaitable[dict[str, Any]]]
 
 
 class Action(Struct, frozen=True, kw_only=True):
-    """An action as a transport sees it: its name, its arguments' Structs, and how to carry it out."""
+    """An action as a transport sees it: its name, its arguments' Structs, and how to carry it out.
+
+    `answer` is the shape of what it answers, a TypedDict or a Struct; `faults` are the errors of its own by their code.
+    """
 
     name: str
     doc: str
@@ -60,6 +67,8 @@ class Action(Struct, frozen=True, kw_only=True):
     route: Route | None = None
     creates: bool = False
     finishes: bool = False
+    answer: Any = dict[str, Any]
+    faults: Mapping[str, type[HivebusError]] = {}
 
     @property
     def summary(self) -> str:
@@ -74,12 +83,11 @@ class Calls:
         self.actions = {action.name: action for action in actions}
 
     def action(self, name: str) -> Action:
-        """The action of a name. Raises NotFound (`unknown_action`)."""
+        """The action of a name. Raises UnknownAction."""
         found = self.actions.get(name)
         if found is None:
-            raise NotFound(
+            raise UnknownAction(
                 f"There is no action {name[:100]!r}.",
-                code="unknown_action",
                 remedy="docs/reference lists them, and so does rpc.discover.",
             )
         return found
@@ -87,12 +95,26 @@ class Calls:
     async def call(
         self, name: str, arguments: Mapping[str, Any], principal: Principal, *, transport: str
     ) -> dict[str, Any]:
-        """Carry out an action; its answer as JSON values. Raises HivebusError."""
-        action = self.action(name)
-        own, said = split(action, arguments)
-        answer = await action.carry(fitted(own, action.struct), fitted(said, action.options), principal)
-        REQUESTS.labels(name, transport).inc()
+        """Carry out an action; its answer as JSON values. Raises HivebusError. Either is counted here, once."""
+        began = perf_counter()
+        counted = name if name in self.actions else UNKNOWN
+        try:
+            answer = await self._carried_out(self.action(name), arguments, principal)
+        except Exception as error:
+            code = error.code if isinstance(error, HivebusError) else internal().code
+            answered(counted, transport, perf_counter() - began, code)
+            raise
+        answered(counted, transport, perf_counter() - began)
         return answer
+
+    async def _carried_out(self, action: Action, arguments: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
+        own, said = split(action, arguments)
+        try:
+            return await action.carry(fitted(own, action.struct), fitted(said, action.options), principal)
+        except RecursionError:
+            raise Unprocessable(
+                "The arguments are nested too deeply.", code="too_deep", pointer="", remedy="Nest them less."
+            ) from None
 
 
 def split(action: Action, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -102,7 +124,7 @@ def split(action: Action, arguments: Mapping[str, Any]) -> tuple[dict[str, Any],
     return own, {name: arguments[name] for name in names if name in arguments}
 
 
-def fitted(values: Mapping[str, Any], struct: type[Struct]) -> Struct:
+def fitted(values: Mapping[str, Any], struct: type[S]) -> S:
     """JSON values as a Struct. Raises Unprocessable with a pointer to what does not fit."""
     try:
         return msgspec.convert(values, struct)
@@ -134,7 +156,28 @@ def _command(spec: CommandSpec, dispatcher: Dispatcher) -> Action:
         route=spec.route,
         creates=spec.creates,
         finishes=spec.finishes,
+        answer=answer_of_command(spec),
+        faults=spec.faults,
     )
+
+
+def answer_of_command(spec: CommandSpec) -> Any:
+    """The shape of a command's answer: the id of its noun, what every command answers, and what it adds itself."""
+    own = get_type_hints(spec.answer, include_extras=True)["return"] if spec.answer is not None else None
+    fields: dict[str, Any] = {f"{spec.noun}_id": str}
+    for part in (CreatedAnswer if spec.creates else ChangedAnswer, own):
+        if part is not None:
+            fields |= get_type_hints(part, include_extras=True)
+    words = spec.name.replace("_", ".").split(".")
+    name = "".join(map(str.capitalize, words)) + "Answer"
+    shape = TypedDict(name, fields)  # type: ignore[misc]
+    shape.__doc__ = f"The answer to {spec.name}."
+    return shape
+
+
+def answer_of_read(read: Callable[..., Any]) -> Any:
+    """The shape of a reading: what its function says that it returns."""
+    return get_type_hints(read, include_extras=True)["return"]
 
 
 def _query(spec: QuerySpec, dispatcher: Dispatcher) -> Action:
@@ -151,6 +194,7 @@ def _query(spec: QuerySpec, dispatcher: Dispatcher) -> Action:
         read_only=True,
         carry=carry,
         route=spec.route,
+        answer=answer_of_read(spec.read),
     )
 
 
@@ -158,12 +202,19 @@ class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
     """A call without arguments."""
 
 
-def plain(name: str, doc: str, path: str, read: Callable[[], Awaitable[dict[str, Any]]]) -> Action:
+def plain(name: str, doc: str, path: str, read: Callable[[], Awaitable[Mapping[str, Any]]]) -> Action:
     """A reading of the program itself: no arguments, no options."""
 
     async def carry(_arguments: Struct, _options: Struct, _principal: Principal) -> dict[str, Any]:
-        return await read()
+        return dict(await read())
 
     return Action(
-        name=name, doc=doc, struct=Nothing, options=NoOptions, read_only=True, carry=carry, route=Route("GET", path)
+        name=name,
+        doc=doc,
+        struct=Nothing,
+        options=NoOptions,
+        read_only=True,
+        carry=carry,
+        route=Route("GET", path),
+        answer=answer_of_read(read),
     )

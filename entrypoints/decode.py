@@ -11,15 +11,18 @@ import msgspec
 from msgspec import Struct
 
 from core.execution import escape
-from core.kernel.errors import HivebusError, Invalid, Unprocessable
+from core.kernel.errors import HivebusError, Invalid, Malformed, Unprocessable
 from core.services.dispatch import Envelope
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _FIELD = re.compile(r"field `([^`]+)`")
 _KEY_MAX = 200
-_KEY = re.compile(rf"[\x20-\x7e]{{1,{_KEY_MAX}}}").fullmatch
-_TOKEN = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
+# The documents say these too, so each reads the same in Python and in ECMAScript.
+KEY_PATTERN = rf"[ -~]{{1,{_KEY_MAX}}}"
+CORRELATION_PATTERN = r"[A-Za-z0-9._:-]{1,64}"
+_KEY = re.compile(KEY_PATTERN).fullmatch
+_TOKEN = re.compile(CORRELATION_PATTERN).fullmatch
 
 S = TypeVar("S", bound=Struct)
 
@@ -75,11 +78,9 @@ def envelope_from(key: str | None, correlation_id: str | None, wait_s: float | N
     return Envelope(idempotency_key=key, correlation_id=correlation_id, wait_s=wait_s)
 
 
-def malformed(what: str) -> Invalid:
+def malformed(what: str) -> Malformed:
     """400: the body is no JSON at all."""
-    return Invalid(
-        f"The body is not JSON: {what}.", code="malformed_json", remedy="Send a JSON object, encoded as UTF-8."
-    )
+    return Malformed(f"The body is not JSON: {what}.", remedy="Send a JSON object, encoded as UTF-8.")
 
 
 def unprocessable(error: msgspec.ValidationError) -> HivebusError:

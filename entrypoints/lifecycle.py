@@ -21,6 +21,7 @@ from adapters.data_format import prepare, refuse_another
 from adapters.disk import refuse_exhausted
 from adapters.jetstream.broker import Broker
 from adapters.jetstream.joined import JoinedServer
+from adapters.jetstream.server import EmbeddedServer
 from core.kernel.errors import StartRefused
 from core.kernel.subjects import CLIENT_INBOX
 from entrypoints import settings as settings_module
@@ -142,6 +143,8 @@ class _Life:
 
         apps = [make(program) for make in (api_app, ui_app, tools_app)] if API in program.roles else []
         apps.append(metrics_app(program, first=not apps))
+        program.vitals.broker_pid = self._broker_pid
+        program.vitals.attempts = lambda: None if program.host is None else program.host.running
         self._listeners = [Listener(app, sock) for app, sock in zip(apps, sockets, strict=True)]
         async with asyncio.TaskGroup() as group:
             services = [group.create_task(service) for service in program.services()]
@@ -219,6 +222,8 @@ class _Life:
             life.cancel()
         grace_s = self._settings.grace_s
         left_s = grace_s - DRAIN_MARGIN_S
+        # Their clients come back to another replica, or to the next start: before the listeners end they know.
+        cut = await program.sockets.drain() if API in program.roles else 0
         served = [program.commands.drain(left_s)] if API in program.roles else []
         drained = asyncio.gather(*served, *(listener.drain(left_s) for listener in self._listeners))
         try:
@@ -227,7 +232,7 @@ class _Life:
                     await program.host.drain(grace_s / 2)
         except TimeoutError:
             logger.warning("Attempts did not end within the grace; the next start queues their tasks again.")
-        cut = sum(await drained)
+        cut += sum(await drained)
         # What was accepted to the last moment shall be in the store too: whoever copies it now has everything.
         if RECORDER in program.roles and program.recording.held:
             await program.recorded.wait_for(max(program.bus.newest, program.scheduler.fleet.position), RECORD_S)
@@ -264,6 +269,10 @@ class _Life:
             await self._broker.stop(grace_s=BROKER_STOP_S)
             await asyncio.sleep(BROKER_REVIVE_S)
 
+    def _broker_pid(self) -> int | None:
+        # Another one after each restart.
+        return self._broker.pid if isinstance(self._broker, EmbeddedServer) else None
+
     async def _stop_broker(self) -> None:
         await self._broker.stop(grace_s=BROKER_STOP_S)
 
@@ -291,7 +300,7 @@ class _Life:
             f"Hivebus is ready after {time.monotonic() - self._started:.2f} s.\n"
             f"  page       {ui}/?ticket={program.door.ticket()}  (this link works once)\n"
             f"  API        {api}\n"
-            f"  tools      {tools}  (every query and the events, read only)\n"
+            f"  tools      {tools}  (documents at /docs, MCP at /mcp; every query and the events)\n"
             f"  metrics    {metrics}/metrics\n"
             f"  NATS       {self._broker.access.shown}  (`hivebus env` prints what clients need)\n"
             f"  data       {self._settings.data_dir}\n"

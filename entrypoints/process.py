@@ -6,12 +6,14 @@ import asyncio
 import ctypes
 import gc
 import logging
+import resource
 import sys
 from collections.abc import Sequence
 
 from core.kernel.errors import HivebusError
 
 END_S = 0.5
+DESCRIPTORS = 65_536
 _M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # malloc.h
 
 logger = logging.getLogger("hivebus")
@@ -31,6 +33,11 @@ def tune() -> None:
     sys.setswitchinterval(0.0005)
     # A command leaves some fifty objects that die young and no cycles: the collector need not look so often.
     gc.set_threshold(50_000, 20, 50)
+    # Each client is a descriptor; what a shell is given at first is often 1024.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < DESCRIPTORS:
+        wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     if sys.platform == "linux":
         # glibc would keep a heap for each thread that writes or reads a database, and give little of it back.
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

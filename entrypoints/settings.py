@@ -16,7 +16,10 @@ from entrypoints.roles import Roles
 
 PREFIX = "HIVEBUS_"
 # Read elsewhere: by the CLI, by secrets, and by this program's children.
-FOREIGN = ("HIVEBUS_URL", "HIVEBUS_KEY", "HIVEBUS_DEBUG", "HIVEBUS_SECRET_", "HIVEBUS_TASK_", "HIVEBUS_ATTEMPT")
+FOREIGN = (
+    *("HIVEBUS_URL", "HIVEBUS_KEY", "HIVEBUS_DEBUG", "HIVEBUS_SECRET_"),
+    *("HIVEBUS_TASK_", "HIVEBUS_AGENT_ID", "HIVEBUS_ATTEMPT"),
+)
 # Never an option of the command line, which every user of the machine can read.
 SECRET = frozenset({"nats_password", "nats_system_password", "nats_client_password", "database_url"})
 SECRET_FILE_BYTES_MAX = 4096
@@ -40,7 +43,7 @@ class Settings(BaseSettings):
     )
     ui_port: Port = Field(3000, description="The page; it serves /api/ too, so that the page has one origin.")
     api_port: Port = Field(3001, description="The REST API.")
-    tools_port: Port = Field(8080, description="For tools that only read: every query and the events.")
+    tools_port: Port = Field(8080, description="For tools: MCP at /mcp, every query and the events.")
     metrics_port: Port = Field(9000, description="Prometheus metrics.")
     nats_port: Port = Field(0, description="The embedded broker, on loopback; 0 takes a free one.")
     nats_url: str = Field(
@@ -114,6 +117,9 @@ class Settings(BaseSettings):
     cache_aggregates: int = Field(1000, ge=1, le=1_000_000, description="Aggregates that the command bus keeps.")
     cache_ttl_s: float = Field(300.0, ge=1, le=86_400, description="How long it keeps one that is not used.")
     live_tasks_max: int = Field(200_000, ge=1, description="Tasks that have not ended; beyond it a submit is 429.")
+    sockets_max: int = Field(
+        5_000, ge=1, le=100_000, description="WebSocket clients of this process; beyond it a handshake is 503."
+    )
     readers: int = Field(4, ge=1, le=64, description="Connections that read, for each of the two databases.")
     disk_warn_percent: float = Field(80.0, ge=1, le=100, description="Used share of the disk from which it is said.")
     disk_full_percent: float = Field(
@@ -126,6 +132,11 @@ class Settings(BaseSettings):
         description="Free GB that are no warning, and half of it not full, whatever share of the disk is used.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What reaches stderr.")
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """The names of HIVEBUS_ALLOWED_HOSTS."""
+        return frozenset(name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip())
 
     @property
     def role_set(self) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
 
 from msgspec import Meta, Struct
 from sqlalchemy import (
@@ -23,6 +23,7 @@ from sqlalchemy import (
 
 from core import agent as a
 from core import task as t
+from core.kernel.answers import Position, Time, Unknown
 from core.kernel.commit import Commit, Event
 from core.kernel.errors import NotFound, Unprocessable
 from core.kernel.registry import QuerySpec, Route, doc_of
@@ -57,6 +58,10 @@ Index("agents_now", agents.c.valid_to, agents.c.created)
 Index("agents_page", agents.c.created, agents.c.valid_from)
 
 
+# What tasks say of the agents that work on them.
+_OF_AGENTS = (t.TaskAssigned, t.AttemptEnded, t.TaskAsked, t.TaskCompleted)
+
+
 class Agents(RowView):
     """Folds agents' own events and those of the tasks they work on."""
 
@@ -68,7 +73,7 @@ class Agents(RowView):
         """The agent itself, or the one a task's event names."""
         if commit.noun == "agent":
             return (commit.aggregate_id,)
-        if isinstance(event, t.TaskAssigned | t.AttemptEnded | t.TaskAsked | t.TaskCompleted):
+        if isinstance(event, _OF_AGENTS):
             return (event.agent_id,)
         return ()
 
@@ -141,7 +146,51 @@ def _ended(row: Row, commit: Commit, *, completed: int, busy_ms: int, counts: bo
 
 # --- queries ----------------------------------------------------------------------------------------------------------
 
-STATUSES = ("starting", "idle", "busy", "paused", "draining", "suspect", "quarantined", "offline", "retired")
+
+Status = Literal["starting", "idle", "busy", "paused", "draining", "suspect", "quarantined", "offline", "retired"]
+STATUSES = get_args(Status)
+
+
+class AgentSummary(TypedDict):
+    """An agent in a list. `running` are the tasks that it holds now, `current_task` is the first of them."""
+
+    id: str
+    name: str
+    type: str
+    status: Status
+    executor: str
+    capabilities: list[str]
+    slots: int
+    current_task: str | None
+    running: list[str]
+    host_id: str | None
+    tasks_completed: int
+
+
+class AgentList(TypedDict):
+    """The agents that match."""
+
+    agents: list[AgentSummary]
+    position: Position
+
+
+class Performance(TypedDict):
+    """How well an agent has done: seconds an attempt, and the share that was completed, over so many samples."""
+
+    tasks_completed: int
+    average_response_time: float | None
+    success_rate: Annotated[float, Meta(ge=0, le=1)] | None
+    samples: int
+    unknown: NotRequired[Unknown]
+
+
+class AgentDetails(AgentSummary):
+    """All that the views hold about an agent."""
+
+    created_at: Time
+    last_activity: Time
+    performance_metrics: Performance
+    position: Position
 
 
 class KnownAgent(Struct, frozen=True):
@@ -168,12 +217,12 @@ async def candidates(reader: Reader) -> list[KnownAgent]:
 class ListAgents(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """List agents, oldest first. Retired ones only with status=retired."""
 
-    status: str | None = None
+    status: Annotated[str, Meta(extra_json_schema={"enum": [*STATUSES]})] | None = None
     type: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
 
 
-async def list_agents(query: ListAgents, reader: Reader) -> dict[str, Any]:
+async def list_agents(query: ListAgents, reader: Reader) -> AgentList:
     """All agents that match; busy means that it works on something."""
     statement = select(agents).where(true_at(agents, reader.at)).order_by(agents.c.created).limit(query.limit)
     if query.type is not None:
@@ -201,7 +250,7 @@ class ShowAgent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     agent_id: str
 
 
-async def show_agent(query: ShowAgent, reader: Reader) -> dict[str, Any]:
+async def show_agent(query: ShowAgent, reader: Reader) -> AgentDetails:
     """Everything the views hold about it."""
     rows = await reader.rows(
         select(agents).where(true_at(agents, reader.at, selective=False), agents.c.id == query.agent_id)
@@ -214,7 +263,7 @@ async def show_agent(query: ShowAgent, reader: Reader) -> dict[str, Any]:
         )
     row = rows[0]
     samples = row["attempts_ended"]
-    metrics: dict[str, Any] = {
+    metrics: Performance = {
         "tasks_completed": row["tasks_completed"],
         "average_response_time": row["busy_ms"] / samples / 1000 if samples else None,
         "success_rate": row["tasks_completed"] / samples if samples else None,
@@ -223,7 +272,8 @@ async def show_agent(query: ShowAgent, reader: Reader) -> dict[str, Any]:
     if not samples:
         reason = "no attempt of this agent has ended yet"
         metrics["unknown"] = {"average_response_time": reason, "success_rate": reason}
-    return _summary(row) | {
+    return {
+        **_summary(row),
         "created_at": rfc3339(row["created_ms"]),
         "last_activity": rfc3339(row["last_activity_ms"]),
         "performance_metrics": metrics,
@@ -231,9 +281,9 @@ async def show_agent(query: ShowAgent, reader: Reader) -> dict[str, Any]:
     }
 
 
-def _summary(row: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(row: Mapping[str, Any]) -> AgentSummary:
     running = row["running"]
-    status = "busy" if row["life"] == "idle" and running else row["life"]
+    status: Status = "busy" if row["life"] == "idle" and running else row["life"]
     return {
         "id": row["id"],
         "name": row["name"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.kernel.registry import QuerySpec
 from core.projection import View
-from projections import agents, limits, queue, task_inputs, task_queries, tasks
+from projections import agents, explain, limits, queue, statistics, task_inputs, task_queries, tasks
 from projections.timeline import Timeline
 
 VIEWS: tuple[View, ...] = (
@@ -14,6 +14,14 @@ VIEWS: tuple[View, ...] = (
     agents.Agents(),
     queue.Queue(),
     limits.Limits(),
+    statistics.Attempts(),
     Timeline(),
 )
-QUERIES: tuple[QuerySpec, ...] = (*task_queries.QUERIES, *agents.QUERIES, *queue.QUERIES, *limits.QUERIES)
+QUERIES: tuple[QuerySpec, ...] = (
+    *task_queries.QUERIES,
+    *explain.QUERIES,
+    *agents.QUERIES,
+    *queue.QUERIES,
+    *limits.QUERIES,
+    *statistics.QUERIES,
+)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta, Struct
 from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, String, Table, func, select
 
+from core.kernel.answers import Position, Time
 from core.kernel.commit import Commit, Event
 from core.kernel.errors import NotFound
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.limit import Key, LimitSet, limit_id
 from core.projection import Row, RowView
+from projections.task_queries import Pagination
 from projections.view import Reader, true_at, versioned
 
 metadata = MetaData()
@@ -68,7 +70,33 @@ class ListLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
 
-async def list_limits(query: ListLimits, reader: Reader) -> dict[str, Any]:
+class LimitSummary(TypedDict):
+    """The limit of a key; null is not limited."""
+
+    key: str
+    concurrency: int | None
+    rate_per_s: float | None
+    burst: int | None
+    weight: float | None
+    set_at: Time | None
+    set_by: str
+
+
+class LimitPage(TypedDict):
+    """A page of limits, by key."""
+
+    limits: list[LimitSummary]
+    pagination: Pagination
+    position: Position
+
+
+class LimitDetails(LimitSummary):
+    """The limit of a key, as of a position."""
+
+    position: Position
+
+
+async def list_limits(query: ListLimits, reader: Reader) -> LimitPage:
     """One page of them."""
     statement = (
         select(limits).where(true_at(limits, reader.at)).order_by(limits.c.key).limit(query.limit).offset(query.offset)
@@ -94,7 +122,7 @@ class ShowLimit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     key: Key
 
 
-async def show_limit(query: ShowLimit, reader: Reader) -> dict[str, Any]:
+async def show_limit(query: ShowLimit, reader: Reader) -> LimitDetails:
     """The limit; NotFound where none was set."""
     rows = await reader.rows(
         select(limits).where(limits.c.id == limit_id(query.key), true_at(limits, reader.at, selective=False))
@@ -105,12 +133,19 @@ async def show_limit(query: ShowLimit, reader: Reader) -> dict[str, Any]:
             code="unknown_limit",
             remedy="Set one: PUT /api/limits/{key}, or `hivebus limit set`.",
         )
-    return _document(rows[0]) | {"position": reader.position}
+    return {**_document(rows[0]), "position": reader.position}
 
 
-def _document(row: Mapping[str, Any]) -> dict[str, Any]:
-    fields = ("key", "concurrency", "rate_per_s", "burst", "weight")
-    return {field: row[field] for field in fields} | {"set_at": rfc3339(row["set_ms"]), "set_by": row["set_by"]}
+def _document(row: Mapping[str, Any]) -> LimitSummary:
+    return {
+        "key": row["key"],
+        "concurrency": row["concurrency"],
+        "rate_per_s": row["rate_per_s"],
+        "burst": row["burst"],
+        "weight": row["weight"],
+        "set_at": rfc3339(row["set_ms"]),
+        "set_by": row["set_by"],
+    }
 
 
 QUERIES = (

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, TypedDict
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, func, select
 
 from core import task as t
+from core.kernel.answers import Position, Unknown
 from core.kernel.commit import Commit, Event
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.projection import Row, RowView
-from projections.tasks import tasks
+from projections.task_queries import count_completed
 from projections.view import Reader, true_at, versioned
 
 metadata = MetaData()
@@ -78,7 +79,23 @@ class ShowQueue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Show how much waits, by priority and type, how old the oldest is, and how fast work gets done."""
 
 
-async def show_queue(query: ShowQueue, reader: Reader) -> dict[str, Any]:
+class QueueFigures(TypedDict):
+    """What waits: `depth` tasks can be assigned now, the oldest of them for `oldest_age_s` seconds."""
+
+    depth: int
+    by_priority: Annotated[dict[str, int], Meta(description="How many of them, by priority from 0 to 9.")]
+    by_type: Annotated[dict[str, int], Meta(description="How many of them, by type.")]
+    oldest_age_s: float | None
+    throughput_per_minute: Annotated[int, Meta(description="Tasks that were completed in the last 60 s.")]
+    blocked: Annotated[int, Meta(description="Tasks that wait for what they depend on.")]
+    scheduled: Annotated[int, Meta(description="Tasks that wait for a time: the back-off after an attempt.")]
+    input_required: Annotated[int, Meta(description="Tasks that wait for an answer.")]
+    dead_lettered: Annotated[int, Meta(description="Tasks that failed for good.")]
+    unknown: Unknown
+    position: Position
+
+
+async def show_queue(query: ShowQueue, reader: Reader) -> QueueFigures:
     """Counted from the rows as of the reader's position."""
     now = true_at(queue, reader.at)
     groups = (
@@ -102,17 +119,12 @@ async def show_queue(query: ShowQueue, reader: Reader) -> dict[str, Any]:
             by_priority[str(row["priority"])] = by_priority.get(str(row["priority"]), 0) + row["n"]
             by_type[row["type"]] = by_type.get(row["type"], 0) + row["n"]
             oldest_ms = row["oldest"] if oldest_ms is None else min(oldest_ms, row["oldest"])
-    done = select(func.count().label("n")).where(
-        true_at(tasks, reader.at),
-        tasks.c.completed_ms > reader.now_ms - 60_000,
-        tasks.c.status == "completed",
-    )
     return {
         "depth": counts["queued"],
         "by_priority": by_priority,
         "by_type": by_type,
         "oldest_age_s": None if oldest_ms is None else max(0, reader.now_ms - oldest_ms) / 1000,
-        "throughput_per_minute": (await reader.rows(done))[0]["n"],
+        "throughput_per_minute": await count_completed(reader, since_ms=reader.now_ms - 60_000),
         "blocked": counts["blocked"],
         "scheduled": counts["scheduled"],
         "input_required": counts["input_required"],

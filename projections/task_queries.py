@@ -2,65 +2,152 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta, Struct
-from sqlalchemy import Column, ColumnElement, func, select
+from sqlalchemy import Column, ColumnElement, Select, func, select
 
+from core.kernel.answers import Position, Time, Unknown
 from core.kernel.errors import NotFound, Unprocessable
 from core.kernel.registry import QuerySpec, Route, doc_of
-from core.kernel.times import rfc3339
+from core.kernel.times import RFC3339_PATTERN, parse_rfc3339, rfc3339
 from core.scheduling.eligibility import Requirement, why_nobody
+from core.task import Retry, Routing
 from projections.agents import candidates
-from projections.task_relations import relations_of
-from projections.tasks import specs, tasks
-from projections.timeline import history_of
+from projections.task_relations import Relations, relations_of
+from projections.tasks import STATUSES, Status, specs, tasks
+from projections.timeline import Happening, history_of, timeline
 from projections.view import Reader, true_at
 
 UNKNOWN_ESTIMATE = "no statistics of task types are kept in this version"
 # The contract's older words for a status are still understood as filters.
 STATUS_WORDS = {"created": "submitted", "retrying": "scheduled", "pending": "queued"}
-STATUSES = (
-    "submitted",
-    "blocked",
-    "scheduled",
-    "queued",
-    "assigned",
-    "running",
-    "input_required",
-    "completed",
-    "failed",
-    "cancelled",
-    "expired",
-)
+_WORD = "|".join((*STATUSES, *STATUS_WORDS))
+# What documents say of these fields; what does not fit is refused in our own words.
+SEVERAL = {
+    "description": "One, several with commas between them, or `timeout` alone.",
+    "pattern": rf"^(?:timeout|(?:{_WORD})(?:,(?:{_WORD}))*)$(?!\n)",
+}
+A_TIME = {"pattern": rf"^{RFC3339_PATTERN}$(?!\n)"}
+
+
+class TaskSummary(TypedDict):
+    """A task in a list. `outcome`, `error` and `exit_code` are those of its last attempt that ended."""
+
+    id: str
+    agent_id: str | None
+    type: str
+    status: Status
+    progress: Annotated[float, Meta(ge=0, le=1)] | None
+    current_step: str | None
+    executor: str
+    name: str | None
+    priority: Annotated[int, Meta(ge=0, le=9)]
+    project: str
+    labels: dict[str, str]
+    requires: list[str]
+    agent_type: str | None
+    parent: Annotated[str | None, Meta(description="The task that it is a part of.")]
+    attempt: Annotated[int, Meta(ge=0, description="The number of the last attempt; 0 before the first one.")]
+    cancelling: bool
+    outcome: str | None
+    error: str | None
+    exit_code: int | None
+    unassignable: Annotated[str | None, Meta(description="Why no agent that there is can ever take it.")]
+    actor: str
+    correlation_id: str
+    created_at: Time
+    updated: Annotated[int, Meta(ge=0, description="The position of its last change: `before` for the page after it.")]
+    updated_at: Time
+    started_at: Time | None
+    completed_at: Time | None
+    not_before: Time | None
+    estimated_completion: Time | None
+    unknown: Unknown
+
+
+class Pagination(TypedDict):
+    """Where a page lies among all."""
+
+    total: int
+    limit: int
+    offset: int
+    has_more: bool
+
+
+class TaskPage(TypedDict):
+    """One page of the tasks that match."""
+
+    tasks: list[TaskSummary]
+    pagination: Pagination
+    position: Position
+
+
+class TaskAttempt(TypedDict):
+    """An attempt that ended."""
+
+    attempt: int
+    agent_id: str
+    started_at: Time | None
+    ended_at: Time
+    outcome: str
+    error: str | None
+    routing: NotRequired[Routing]
+
+
+class TaskDetails(TaskSummary, Relations):
+    """All that the views hold about a task."""
+
+    parameters: dict[str, Any]
+    result: Annotated[dict[str, Any] | None, Meta(description="What the executor really got, in its own words.")]
+    attempts: list[TaskAttempt]
+    history: Annotated[list[Happening], Meta(description="Its events, oldest first, at most 1,000.")]
+    retry: Retry
+    timeout_s: float
+    position: Position
+
+
+class Assignment(TypedDict):
+    """Who works on what."""
+
+    agent_id: str
+    task_id: str
+    since: Time
+    lease_expires_at: Time | None
+    unknown: Unknown
+
+
+class AssignmentList(TypedDict):
+    """The attempts that hold a slot."""
+
+    assignments: list[Assignment]
+    position: Position
 
 
 class ListTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """List tasks, newest first."""
+    """List tasks: the newest first, or in the order `updated` the one that changed last."""
 
-    status: str | None = None
+    status: Annotated[str, Meta(extra_json_schema=SEVERAL)] | None = None
     agent_id: str | None = None
     type: str | None = None
     correlation_id: str | None = None
+    updated_since: Annotated[str, Meta(max_length=40, extra_json_schema=A_TIME)] | None = None
+    order: Literal["created", "updated"] = "created"
+    # The `updated` of a page's last task; with the page's position as `at` the next page goes on exactly there.
+    before: Annotated[int, Meta(ge=0, le=1 << 62)] | None = None
     parent: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
     offset: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
 
 
-async def list_tasks(query: ListTasks, reader: Reader) -> dict[str, Any]:
+async def list_tasks(query: ListTasks, reader: Reader) -> TaskPage:
     """One page and the number of all."""
     few = query.correlation_id is not None or query.agent_id is not None or query.parent is not None
     where = [true_at(tasks, reader.at, selective=not few), *_filters(query)]
-    page = (
-        select(tasks, *_spec_columns())
-        .join(specs, specs.c.id == tasks.c.id)
-        .where(*where)
-        .order_by(tasks.c.created.desc())
-        .limit(query.limit)
-        .offset(query.offset)
-    )
-    rows = await reader.rows(page)
+    page = _page(query, where, reader).limit(query.limit + 1).offset(query.offset)
+    found = await reader.rows(page)
+    rows = found[: query.limit]
     counting = select(func.count().label("n")).select_from(tasks)
     if query.parent is not None:
         counting = counting.join(specs, specs.c.id == tasks.c.id)
@@ -73,28 +160,66 @@ async def list_tasks(query: ListTasks, reader: Reader) -> dict[str, Any]:
             "total": total,
             "limit": query.limit,
             "offset": query.offset,
-            "has_more": query.offset + len(rows) < total,
+            "has_more": len(found) > len(rows),
         },
         "position": reader.position,
     }
+
+
+def _page(query: ListTasks, where: Sequence[ColumnElement[bool]], reader: Reader) -> Select[Any]:
+    """The rows in their order, from the cursor on."""
+    page = select(tasks, *_spec_columns()).join(specs, specs.c.id == tasks.c.id)
+    key = tasks.c.created if query.order == "created" else tasks.c.valid_from
+    if query.order == "updated" and len(where) == 1:
+        # No index of tasks is in this order: each event would move in it. The timeline is, and walked back from its
+        # end a page is full after a few events for each task. What a filter picks is sorted instead.
+        key = timeline.c.position
+        last = (timeline.c.position == tasks.c.valid_from) & (timeline.c.aggregate_id == tasks.c.id)
+        page = page.join(timeline, last).where(timeline.c.index == 0)
+        if reader.at is not None:
+            page = page.where(timeline.c.position <= reader.at)
+        where = [true_at(tasks, reader.at, selective=False)]
+    if query.before is not None:
+        if query.order != "updated":
+            raise Unprocessable("`before` is a place in the order updated.", pointer="/before", remedy="Use `offset`.")
+        page = page.where(key < query.before)
+    return page.where(*where).order_by(key.desc())
 
 
 def _filters(query: ListTasks) -> Iterable[ColumnElement[bool]]:
     if query.status == "timeout":
         yield tasks.c.outcome == "timed_out"
     elif query.status is not None:
-        status = STATUS_WORDS.get(query.status, query.status)
-        if status not in STATUSES:
-            raise Unprocessable(
-                f"{query.status!r} is no status of a task.", pointer="/status", remedy=f"One of {', '.join(STATUSES)}."
-            )
-        yield tasks.c.status == status
+        yield _is_one_of(query.status)
     for field in ("agent_id", "type", "correlation_id"):
         value = getattr(query, field)
         if value is not None:
             yield tasks.c[field] == value
     if query.parent is not None:
         yield specs.c.parent == query.parent
+    if query.updated_since is not None:
+        yield tasks.c.updated_ms >= _time(query.updated_since)
+
+
+def _is_one_of(text: str) -> ColumnElement[bool]:
+    words = [STATUS_WORDS.get(word, word) for word in text.split(",")]
+    for word in words:
+        if word not in STATUSES:
+            raise Unprocessable(
+                f"{word[:100]!r} is no status of a task.", pointer="/status", remedy=f"One of {', '.join(STATUSES)}."
+            )
+    return tasks.c.status == words[0] if len(words) == 1 else tasks.c.status.in_(set(words))
+
+
+def _time(text: str) -> int:
+    try:
+        return parse_rfc3339(text)
+    except Unprocessable as error:
+        raise Unprocessable(
+            f"{text!r} is not an RFC 3339 time.",
+            pointer="/updated_since",
+            remedy="Give a time such as 2026-01-31T12:00:00.000Z.",
+        ) from error
 
 
 def _spec_columns() -> list[Column[Any]]:
@@ -107,7 +232,7 @@ class ShowTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     task_id: str
 
 
-async def show_task(query: ShowTask, reader: Reader) -> dict[str, Any]:
+async def show_task(query: ShowTask, reader: Reader) -> TaskDetails:
     """Everything the views hold about it."""
     statement = (
         select(tasks, *_spec_columns(), specs.c.parameters, specs.c.retry)
@@ -122,7 +247,8 @@ async def show_task(query: ShowTask, reader: Reader) -> dict[str, Any]:
             remedy="List what there is: GET /api/tasks, or `hivebus task list`.",
         )
     row = rows[0]
-    return _summary(row, await _reasons(reader, rows)) | {
+    return {
+        **_summary(row, await _reasons(reader, rows)),
         "parameters": row["parameters"],
         "result": row["result"],
         "attempts": row["attempts"],
@@ -134,7 +260,7 @@ async def show_task(query: ShowTask, reader: Reader) -> dict[str, Any]:
     }
 
 
-def _summary(row: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
+def _summary(row: Mapping[str, Any], reasons: Mapping[str, str]) -> TaskSummary:
     return {
         "id": row["id"],
         "agent_id": row["agent_id"],
@@ -161,6 +287,8 @@ def _summary(row: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, An
         "created_at": rfc3339(row["created_ms"]),
         "started_at": rfc3339(row["started_ms"]),
         "completed_at": rfc3339(row["completed_ms"]),
+        "updated": row["valid_from"],
+        "updated_at": rfc3339(row["updated_ms"]),
         "not_before": rfc3339(row["not_before_ms"]),
         "estimated_completion": None,
         "unknown": _unknown(row),
@@ -195,7 +323,7 @@ class ListAssignments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
 
 
-async def list_assignments(query: ListAssignments, reader: Reader) -> dict[str, Any]:
+async def list_assignments(query: ListAssignments, reader: Reader) -> AssignmentList:
     """The attempts that hold a slot."""
     statement = (
         select(tasks.c.id, tasks.c.agent_id, tasks.c.assigned_ms)
@@ -216,6 +344,14 @@ async def list_assignments(query: ListAssignments, reader: Reader) -> dict[str, 
         ],
         "position": reader.position,
     }
+
+
+async def count_completed(reader: Reader, *, since_ms: int) -> int:
+    """How many tasks were completed after a time."""
+    statement = select(func.count().label("n")).where(
+        true_at(tasks, reader.at, selective=False), tasks.c.completed_ms > since_ms, tasks.c.status == "completed"
+    )
+    return int((await reader.rows(statement))[0]["n"])
 
 
 QUERIES = (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, get_args
 
-from msgspec import to_builtins
+from msgspec import structs, to_builtins
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -25,6 +25,21 @@ from core.kernel.times import rfc3339
 from core.projection import Row, RowView
 from projections.view import versioned
 
+Status = Literal[
+    "submitted",
+    "blocked",
+    "scheduled",
+    "queued",
+    "assigned",
+    "running",
+    "input_required",
+    "completed",
+    "failed",
+    "cancelled",
+    "expired",
+]
+STATUSES = get_args(Status)
+
 metadata = MetaData()
 
 tasks = Table(
@@ -38,6 +53,7 @@ tasks = Table(
     Column("priority", Integer, nullable=False),
     Column("correlation_id", String(64), nullable=False),
     Column("created_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
     Column("agent_id", String(36)),
     Column("attempt", Integer, nullable=False),
     Column("progress", Float),
@@ -51,6 +67,7 @@ tasks = Table(
     Column("outcome", String(32)),
     Column("result", JSON),
     Column("attempts", JSON, nullable=False),
+    Column("routing", JSON),
 )
 Index("tasks_now", tasks.c.valid_to, tasks.c.created)
 Index("tasks_page", tasks.c.created, tasks.c.valid_from)
@@ -75,6 +92,9 @@ specs = Table(
     Column("name", String(200)),
     Column("labels", JSON),
     Column("actor", String(100), nullable=False),
+    Column("fairness_key", String(200)),
+    Column("concurrency_key", String(200)),
+    Column("rate_key", String(200)),
     Column("depends_on", JSON),
     Column("on_dependency_failure", String(16)),
     Column("parent", String(64)),
@@ -112,6 +132,9 @@ class TaskSpecs(RowView):
             "name": event.name,
             "labels": event.labels,
             "actor": commit.body.actor,
+            "fairness_key": event.fairness_key,
+            "concurrency_key": event.concurrency_key,
+            "rate_key": event.rate_key,
             "depends_on": None if event.depends_on is None else to_builtins(event.depends_on),
             "on_dependency_failure": None if event.depends_on is None else event.on_dependency_failure or "cancel",
             "parent": event.parent,
@@ -130,89 +153,96 @@ class Tasks(RowView):
         return (commit.aggregate_id,)
 
     def fold(self, row: Row | None, commit: Commit, event: Event) -> Row | None:
-        """One arm per event."""
-        time_ms = commit.body.occurred_at
+        """One arm per event; what changes anything is the last change."""
         if isinstance(event, t.TaskSubmitted):
             return _submitted(commit, event)
         assert row is not None, "the first event of a task is task.submitted"
-        match event:
-            case t.TaskBlocked():
-                return {**row, "status": "blocked"}
-            case t.TaskQueued():
-                return {**row, "status": "queued", "not_before_ms": None}
-            case t.TaskScheduled():
-                return {**row, "status": "scheduled", "not_before_ms": event.not_before_ms}
-            case t.TaskAssigned():
-                return {
-                    **row,
-                    "status": "assigned",
-                    "agent_id": event.agent_id,
-                    "attempt": event.attempt,
-                    "assigned_ms": time_ms,
-                    "started_ms": None,
-                    "result": None,
-                    "outcome": None,
-                }
-            case t.TaskStarted():
-                return {**row, "status": "running", "started_ms": event.started_ms}
-            case t.TaskProgressed():
-                return {**row, "progress": event.progress, "current_step": event.current_step}
-            case t.AttemptEnded():
-                ended = _attempt(row, time_ms, event.agent_id, event.started_ms, event.outcome, event.error)
-                return {
-                    **row,
-                    "attempts": ended,
-                    "agent_id": None,
-                    "progress": None,
-                    "current_step": None,
-                    "error": event.error,
-                    "outcome": event.outcome,
-                    "result": event.result,
-                    "started_ms": event.started_ms or row["started_ms"],
-                }
-            case t.TaskAsked():
-                return {
-                    **row,
-                    "status": "input_required",
-                    "attempts": _attempt(row, time_ms, event.agent_id, event.started_ms, "input_required", None),
-                    "agent_id": None,
-                    "progress": None,
-                    "current_step": None,
-                    "started_ms": event.started_ms or row["started_ms"],
-                }
-            case t.TaskCompleted():
-                return {
-                    **row,
-                    "status": "completed",
-                    "attempts": _attempt(row, time_ms, event.agent_id, event.started_ms, "completed", None),
-                    "progress": 1.0,
-                    "error": None,
-                    "outcome": "completed",
-                    "result": event.result,
-                    "started_ms": event.started_ms,
-                    "completed_ms": time_ms,
-                }
-            case t.TaskFailed():
-                return {
-                    **row,
-                    "status": "failed",
-                    "error": event.error,
-                    "outcome": event.outcome,
-                    "completed_ms": time_ms,
-                    "agent_id": _last_agent(row),
-                }
-            case t.CancelRequested():
-                return {**row, "cancelling": True}
-            case t.TaskCancelled():
-                return {
-                    **row,
-                    "status": "cancelled",
-                    "outcome": "cancelled",
-                    "completed_ms": time_ms,
-                    "agent_id": _last_agent(row),
-                }
-            case _:
-                return row
+        changed = _changed(row, event, commit.body.occurred_at)
+        if changed is not row:
+            changed["updated_ms"] = commit.body.occurred_at
+        return changed
+
+
+def _changed(row: Row, event: Event, time_ms: int) -> Row:
+    match event:
+        case t.TaskBlocked():
+            return {**row, "status": "blocked"}
+        case t.TaskQueued():
+            return {**row, "status": "queued", "not_before_ms": None}
+        case t.TaskScheduled():
+            return {**row, "status": "scheduled", "not_before_ms": event.not_before_ms}
+        case t.TaskAssigned():
+            return {
+                **row,
+                "status": "assigned",
+                "agent_id": event.agent_id,
+                "attempt": event.attempt,
+                "assigned_ms": time_ms,
+                "started_ms": None,
+                "result": None,
+                "outcome": None,
+                "routing": None if event.routing is None else structs.asdict(event.routing),
+            }
+        case t.TaskStarted():
+            return {**row, "status": "running", "started_ms": event.started_ms}
+        case t.TaskProgressed():
+            return {**row, "progress": event.progress, "current_step": event.current_step}
+        case t.AttemptEnded():
+            ended = _attempt(row, time_ms, event.agent_id, event.started_ms, event.outcome, event.error)
+            return {
+                **row,
+                "attempts": ended,
+                "agent_id": None,
+                "progress": None,
+                "current_step": None,
+                "error": event.error,
+                "outcome": event.outcome,
+                "result": event.result,
+                "started_ms": event.started_ms or row["started_ms"],
+            }
+        case t.TaskAsked():
+            return {
+                **row,
+                "status": "input_required",
+                "attempts": _attempt(row, time_ms, event.agent_id, event.started_ms, "input_required", None),
+                "agent_id": None,
+                "progress": None,
+                "current_step": None,
+                "started_ms": event.started_ms or row["started_ms"],
+            }
+        case t.TaskCompleted():
+            return {
+                **row,
+                "status": "completed",
+                "attempts": _attempt(row, time_ms, event.agent_id, event.started_ms, "completed", None),
+                "progress": 1.0,
+                "error": None,
+                "outcome": "completed",
+                "result": event.result,
+                "started_ms": event.started_ms,
+                "completed_ms": time_ms,
+            }
+        case t.TaskFailed():
+            return {
+                **row,
+                "status": "failed",
+                "error": event.error,
+                "outcome": event.outcome,
+                "completed_ms": time_ms,
+                "agent_id": _last_agent(row),
+            }
+        case t.CancelRequested():
+            return {**row, "cancelling": True}
+        case t.TaskCancelled():
+            return {
+                **row,
+                "status": "cancelled",
+                "outcome": "cancelled",
+                "completed_ms": time_ms,
+                "agent_id": _last_agent(row),
+            }
+        case _:
+            return row
 
 
 def _submitted(commit: Commit, event: t.TaskSubmitted) -> Row:
@@ -224,6 +254,7 @@ def _submitted(commit: Commit, event: t.TaskSubmitted) -> Row:
         "priority": event.priority,
         "correlation_id": commit.body.correlation_id,
         "created_ms": commit.body.occurred_at,
+        "updated_ms": commit.body.occurred_at,
         "agent_id": None,
         "attempt": 0,
         "progress": None,
@@ -237,6 +268,7 @@ def _submitted(commit: Commit, event: t.TaskSubmitted) -> Row:
         "outcome": None,
         "result": None,
         "attempts": [],
+        "routing": None,
     }
 
 
@@ -256,5 +288,6 @@ def _attempt(
             "ended_at": rfc3339(ended_ms),
             "outcome": outcome,
             "error": error,
-        },
+        }
+        | ({"routing": row["routing"]} if row["routing"] is not None else {}),
     ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, select
 
+from core.kernel.answers import Position, Time
 from core.kernel.commit import Commit
 from core.kernel.times import rfc3339
 from core.projection import JournalView, Row
@@ -62,7 +63,16 @@ class Timeline(JournalView):
         ]
 
 
-async def history_of(reader: Reader, noun: str, aggregate_id: str) -> list[dict[str, Any]]:
+class Happening(TypedDict):
+    """One event of one aggregate."""
+
+    position: Position
+    time: Time
+    type: str
+    actor: str
+
+
+async def history_of(reader: Reader, noun: str, aggregate_id: str) -> list[Happening]:
     """What happened to one aggregate, oldest first, as of the reader's position; at most 1,000 events."""
     statement = select(timeline).where(timeline.c.aggregate_id == aggregate_id, timeline.c.noun == noun)
     if reader.at is not None:

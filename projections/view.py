@@ -39,6 +39,5 @@ def true_at(table: Table, at: int | None, *, selective: bool = True) -> ColumnEl
     Not `selective` where another column picks few rows: to SQLite one equality is as good as another, and the index
     that begins with valid_to would be walked through all current rows. An expression is no index's column.
     """
-    if at is None:
-        return table.c.valid_to == FOREVER if selective else table.c.valid_to + 0 == FOREVER
-    return and_(table.c.valid_from <= at, table.c.valid_to > at)
+    until = table.c.valid_to if selective else table.c.valid_to + 0
+    return until == FOREVER if at is None else and_(table.c.valid_from <= at, until > at)

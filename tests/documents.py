@@ -12,46 +12,49 @@ import argparse
 import ast
 import difflib
 import inspect
+import json
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
-from msgspec import Struct, structs
-from msgspec import inspect as types
 from sqlalchemy import Table
 
 import core.kernel.errors
 from adapters.sql import schema
+from adapters.telemetry import described
 from core.actions import AGGREGATES, registry
-from core.execution import CommandParameters, PythonParameters, Reference
 from core.kernel.cloud_events import CloudEvent
 from core.kernel.commit import Body
 from core.kernel.errors import HivebusError
-from core.kernel.registry import CommandSpec, QuerySpec, doc_of
+from core.kernel.registry import doc_of
 from core.kernel.subjects import CLIENT_INBOX, COMMANDS, DISCOVERY, EVENTS, PAYLOAD_MAX_BYTES
 from core.projection import JournalView
 from core.services.relay import HEADERS
-from core.task import NOT_AVAILABLE, Retry
+from core.task import NOT_AVAILABLE
+from entrypoints.a2a import errors as a2a
 from entrypoints.cli.app import cli
 from entrypoints.cli.failures import Exit
 from entrypoints.http import problems
-from entrypoints.http.aliases import AgentTask
-from entrypoints.http.events import ReadEvents
 from entrypoints.nats.commands import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_MAX
 from entrypoints.nats.discovery import NAME, QUEUE
+from entrypoints.schemas.declared import documents
+from entrypoints.schemas.documents import Documents
 from entrypoints.settings import FOREIGN, PREFIX, Settings
 from projections.catalogue import QUERIES, VIEWS
+from tests.rest_page import rest
+from tests.words import code, fields_of, page, table
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 ROOMS = ("core", "adapters", "projections", "entrypoints", "migrations")
+VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 README_LINES_MAX = 119
 CLI_WIDTH = 100
-NOTICE = "<!-- Written by `make docs` from the program. Change the program, not this page. -->"
 MACHINE_DEFAULTS = {
     "data_dir": "the user's data directory of this system",
 }
@@ -63,205 +66,6 @@ EXIT_MEANINGS = {
     Exit.WAITING: "`--timeout` came before the end",
     Exit.INTERRUPTED: "Ctrl-C",
 }
-
-# --- words ------------------------------------------------------------------------------------------------------------
-
-
-def page(title: str, *parts: str) -> str:
-    return "\n\n".join([NOTICE, f"# {title}", *(part.strip("\n") for part in parts if part.strip())]) + "\n"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in lines
-    )
-
-
-def code(text: str) -> str:
-    return f"`{text}`" if text else ""
-
-
-def type_text(kind: types.Type) -> str:
-    """A type as people write it, with its bounds."""
-    match kind:
-        case types.Metadata():
-            return type_text(kind.type)
-        case types.UnionType():
-            return " or ".join(type_text(inner) for inner in kind.types)
-        case types.LiteralType():
-            return ", ".join(str(value) for value in kind.values)
-        case types.ListType():
-            return f"list of {type_text(kind.item_type)}{_bounds(kind, 'items')}"
-        case types.VarTupleType():
-            return f"list of {type_text(kind.item_type)}"
-        case types.DictType() if isinstance(kind.value_type, types.AnyType):
-            return f"object{_bounds(kind, 'items')}"
-        case types.DictType():
-            return f"object of {type_text(kind.value_type)}{_bounds(kind, 'items')}"
-        case types.StructType():
-            return f"object {kind.cls.__name__}"
-        case types.StrType():
-            return "text" + _bounds(kind)
-        case types.IntType():
-            return "integer" + _bounds(kind)
-        case types.FloatType():
-            return "number" + _bounds(kind)
-        case types.BoolType():
-            return "true or false"
-        case types.NoneType():
-            return "null"
-        case _:
-            return "any JSON"
-
-
-def _bounds(kind: Any, unit: str = "characters") -> str:
-    words = {"ge": "from {}", "gt": "over {}", "le": "to {}", "lt": "under {}"}
-    bounds = [(text, getattr(kind, name, None)) for name, text in words.items()]
-    said = [" ".join(text.format(f"{value:,}") for text, value in bounds if value is not None)]
-    low, high = getattr(kind, "min_length", None), getattr(kind, "max_length", None)
-    if high is not None:
-        said.append(f"{low} to {high:,} {unit}" if low else f"at most {high:,} {unit}")
-    if (pattern := getattr(kind, "pattern", None)) is not None:
-        said.append(f"matching `{pattern}`")
-    said = [word for word in said if word]
-    return f" ({', '.join(said)})" if said else ""
-
-
-def default_text(field: structs.FieldInfo) -> str:
-    if field.required:
-        return "required"
-    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-    if isinstance(value, Struct):
-        return f"{type(value).__name__}'s own"
-    return code(msgspec.json.encode(value).decode())
-
-
-def fields_of(struct: type[Struct], *, where: Callable[[str], str] | None = None, leave_out: Sequence[str] = ()) -> str:
-    """A table of a Struct's fields; `where` says how a field is sent."""
-    kind = types.type_info(struct)
-    assert isinstance(kind, types.StructType)
-    rows = []
-    for field, info in zip(kind.fields, structs.fields(struct), strict=True):
-        if field.name not in leave_out:
-            row = [code(field.encode_name), type_text(field.type), default_text(info)]
-            rows.append([row[0], where(field.name), *row[1:]] if where else row)
-    if not rows:
-        return "It has no fields."
-    return table(["field", "in", "type", "default"] if where else ["field", "type", "default"], rows)
-
-
-# --- rest.md ----------------------------------------------------------------------------------------------------------
-
-REST_INTRO = """
-Every call needs `Authorization: Bearer KEY` (`hivebus env` prints it), but `GET /api/status`, `POST /api/session`,
-`/health/*` and the page. A body is `application/json`, else 415. Host must be a loopback name or one of
-`HIVEBUS_ALLOWED_HOSTS`, and Origin, if there is one, this very host, else 403. Times are RFC 3339 in UTC with three
-decimals. What is unknown is `null`, and `unknown` says why. A field that does not exist is 422.
-
-Errors are problem documents (RFC 9457, `application/problem+json`): `status`, `code`, `detail`, `remedy`, and a JSON
-pointer where one field is meant. [errors.md](errors.md) lists the codes.
-"""
-COMMANDS_INTRO = """
-A command is answered when its commit is on the log. The answer holds `<noun>_id`, `position`, `status`, `created_at`
-(when the command was decided) and `correlation_id`; `repeated: true` where the log held this very command already. Each
-command takes:
-
-- header `Idempotency-Key`: 1 to 200 visible ASCII characters. The same key and body is the same command, for ever; the
-  same key with another body is 409 `idempotency_key_reused`.
-- header `X-Correlation-Id`: up to 64 letters, digits and `._:-`; what belongs together is found by it.
-- `?wait=recorded`, or header `Prefer: wait=SECONDS` (at most 25): answer when the views show it; 504 `not_yet` with the
-  position if they do not in time.
-
-A command that creates takes batches too: a JSON array, or `application/x-ndjson` with an object a line, at most 1,000
-items and 1 MiB. The answer has `items`, each with its `index` and either its own answer or an `error`.
-"""
-QUERIES_INTRO = """
-Each query takes `at` (a position, or an RFC 3339 time in the past: the answer as it was then) and `min_position` (not
-before the views have reached it; 504 `not_yet` after 2 s), and each answer holds the `position` it speaks of.
-"""
-COMMON = "401, 403"
-BY_HAND: tuple[tuple[str, str, type[Struct] | None, str], ...] = (
-    (
-        "POST",
-        "/api/agents/{agent_id}/tasks",
-        AgentTask,
-        "202. An older form of `POST /api/tasks`; `timeout` is in seconds.",
-    ),
-    (
-        "GET",
-        "/api/events",
-        ReadEvents,
-        "200. The events after a position as JSON lines of CloudEvents (see [events.md](events.md)). A commit is never "
-        "split, so a page may hold a few more than `limit`. Header `Hivebus-Next` is the position to go on from, "
-        "`Hivebus-Position` the newest one. `wait` is how many seconds to wait for a first match.",
-    ),
-    (
-        "PUT",
-        "/api/blobs/{sha256}",
-        None,
-        "201. Store bytes (`application/octet-stream`, at most 64 MiB) under their hash.",
-    ),
-    ("GET", "/api/blobs/{sha256}", None, "200, or 404 `unknown_blob`. The bytes."),
-    ("GET", "/api/status", None, "200, without a key. How the program is, and how far store and views have come."),
-    ("GET", "/api/info", None, "200. What this installation can do."),
-    ("POST", "/api/session", None, "201. `{ticket}` or `{key}`: swap either for the page's cookie, good for 30 days."),
-    ("GET", "/health/live", None, "200, without a key, on every listener. The process answers."),
-    ("GET", "/health/ready", None, "200, or 503 `not_ready`; without a key, on every listener. It takes work."),
-    ("GET", "/metrics", None, "200. Prometheus text. On the metrics listener without a key, on the others with one."),
-)
-
-
-def rest() -> str:
-    program = registry(QUERIES)
-    commands = [spec for spec in program.client_commands() if spec.route is not None]
-    parts = [REST_INTRO, "## Commands", COMMANDS_INTRO, *(_command(spec) for spec in commands)]
-    parts += ["## Queries", QUERIES_INTRO, *(_query(spec) for spec in program.queries.values())]
-    parts.append("## Other calls")
-    for method, path, struct, said in BY_HAND:
-        where = (lambda name: "query") if struct is ReadEvents else (lambda name: "body")
-        parts += [f"### {method} {path}", said, fields_of(struct, where=where) if struct else ""]
-    parts += ["## Objects", "### Retry", doc_of(Retry), fields_of(Retry)]
-    for struct in (CommandParameters, PythonParameters, Reference):
-        parts += [f"### {struct.__name__}", doc_of(struct), fields_of(struct)]
-    return page("REST", *parts)
-
-
-def _command(spec: CommandSpec) -> str:
-    route = spec.route
-    assert route is not None
-    rest_in = "query" if route.method == "DELETE" else "body"
-    refused = NOT_AVAILABLE if spec.name == "task.submit" else ()
-    statuses = [
-        str(route.status),
-        "400",
-        COMMON,
-        "" if spec.creates else "404",
-        "409",
-        "" if rest_in == "query" else "413, 415",
-    ]
-    parts = [
-        f"### {route.method} {route.path}",
-        f"`{spec.name}`. {spec.doc}",
-        fields_of(spec.struct, where=_where(route.path, rest_in), leave_out=refused),
-        f"Declared and not built yet, so refused with 422 `not_available`: {', '.join(map(code, refused))}."
-        if refused
-        else "",
-        f"Statuses: {', '.join(filter(None, statuses))}, 422, 429, 503, 504, 507.",
-    ]
-    return "\n\n".join(filter(None, parts))
-
-
-def _query(spec: QuerySpec) -> str:
-    missing = ", 404" if "{" in spec.route.path else ""
-    fields = fields_of(spec.struct, where=_where(spec.route.path, "query"))
-    statuses = f"Statuses: {spec.route.status}, {COMMON}{missing}, 422, 503, 504."
-    return "\n\n".join([f"### GET {spec.route.path}", f"`{spec.name}`. {spec.doc}", fields, statuses])
-
-
-def _where(path: str, otherwise: str) -> Callable[[str], str]:
-    return lambda name: "path" if f"{{{name}}}" in path else otherwise
-
 
 # --- nats.md ----------------------------------------------------------------------------------------------------------
 
@@ -284,7 +88,7 @@ A command is a request on its subject; the payload is a JSON object with its fie
   key.
 
 An answer goes to a subject under `{CLIENT_INBOX}.` only; a request that names another is ignored, and counted in
-`hivebus_requests_refused_total{{code="forbidden_reply"}}`. A publish without a reply is carried out too: what becomes
+`hivebus_requests_total{{outcome="forbidden_reply"}}`. A publish without a reply is carried out too: what becomes
 of it is an event, and what is malformed or over a bound is counted in that metric by its code.
 
 At most {IN_FLIGHT_MAX:,} commands and {IN_FLIGHT_BYTES_MAX // 1024 // 1024} MiB of them are under way at once; a
@@ -346,11 +150,13 @@ def events() -> str:
 
 
 def errors() -> str:
-    tree = inspect.cleandoc(core.kernel.errors.__doc__ or "").partition("\n\n")[2].rpartition("\n\n")[0]
+    _, tree, _, numbers = inspect.cleandoc(core.kernel.errors.__doc__ or "").split("\n\n")
     own = {name: kind for name, kind in vars(core.kernel.errors).items() if _is_error(kind)}
     known = own | {name: kind for name, kind in vars(problems).items() if _is_error(kind)}
+    protocol = {name: kind for name, kind in vars(a2a).items() if _is_error(kind) and name not in known}
     kinds = [[code(name), str(kind.status), str(kind.jsonrpc), code(kind.default_code)] for name, kind in known.items()]
     found: dict[tuple[str, str], set[str]] = {}
+    known |= protocol
     for path in sources():
         for kind, word, sentences in _made(ast.parse(path.read_text("utf-8")), known):
             found.setdefault((word, kind), set()).update(sentences)
@@ -362,16 +168,30 @@ def errors() -> str:
         "Errors",
         "Every error has a stable `code`, a sentence, and a remedy. A transport maps the status once.",
         "```text\n" + inspect.cleandoc(tree) + "\n```",
-        "The last three are made by the HTTP listeners alone. The JSON-RPC numbers belong to a transport that is not "
-        "built yet.",
+        "The last four are made by the HTTP listeners alone.",
         table(["error", "status", "JSON-RPC", "code unless it says another"], kinds),
+        "## Numbers of JSON-RPC",
+        "`data.code` says which error it is; the number only says of which kind. `data.field` points into the params.",
+        "```text\n" + inspect.cleandoc(numbers) + "\n```",
         "## Codes",
         "Found in the program's source. What stands in braces is filled in; at most three sentences are shown. "
         "`at start`: the program does not start, and ends with exit code 1.",
         table(["code", "status", "what it says"], rows),
+        "## Numbers of A2A",
+        "A2A gives -32001 to -32009 meanings of its own: there an error goes by the first row that fits, and its code, "
+        "remedy, status and place are the metadata of an ErrorInfo.",
+        table(["error", "number", "reason"], [[code(name), str(n), code(word)] for name, n, word in _a2a_numbers()]),
         "## Exit codes of the command line",
         table(["exit", "meaning"], [[str(int(exit_)), EXIT_MEANINGS[exit_]] for exit_ in Exit]),
     )
+
+
+def _a2a_numbers() -> Iterator[tuple[str, int, str]]:
+    for kind in a2a.A2AError.__subclasses__():
+        yield kind.__name__, kind.jsonrpc, kind.reason
+    for other, number, word in a2a.BY_CLASS:
+        yield other.__name__, number, word
+    yield HivebusError.__name__, a2a.OTHER[0], a2a.OTHER[1]
 
 
 def _is_error(kind: Any) -> bool:
@@ -525,9 +345,36 @@ def _columns(kept: Table) -> str:
     )
 
 
+# --- metrics.md -------------------------------------------------------------------------------------------------------
+
+METRICS_INTRO = """
+`GET /metrics` in Prometheus' text format: on the metrics listener (port 9000) without a key, on the API with one. Each
+process has its own. Gauges are measured when somebody looks, and what cannot be measured then is absent.
+"""
+METRIC_LABELS = """
+- `action`: an action of the registry (`task.submit`), or `unknown`, whatever the request named.
+- `transport`: the way in. `outcome` of a request: `ok`, or the [code](errors.md#codes) of the error; of an attempt: how
+  it ended.
+- `status`, `priority`, `reason`: closed sets; a status that nothing has is 0.
+"""
+
+
+def metrics() -> str:
+    rows = [[code(metric.name), metric.kind, ", ".join(map(code, metric.labels)), metric.doc] for metric in described()]
+    head = ["metric", "kind", "labels", "meaning"]
+    return page("Metrics", METRICS_INTRO, table(head, rows), "## Labels", METRIC_LABELS)
+
+
 # --- checking ---------------------------------------------------------------------------------------------------------
 
+
+def document(name: str) -> str:
+    """A document as it is served, but for its version, written so that a change shows line by line."""
+    return json.dumps(documents(VERSION).document(name), indent=1, ensure_ascii=False) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    **{f"{name}.json": partial(document, name) for name in Documents.NAMES},
     "rest.md": rest,
     "nats.md": nats,
     "events.md": events,
@@ -535,6 +382,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings,
     "cli.md": command_line,
     "views.md": views,
+    "metrics.md": metrics,
 }
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)

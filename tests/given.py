@@ -289,6 +289,7 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "queued": {e.id for e in tasks if e.status == "queued" and e.item in waiting},
         "shares": fleet.shares,
         "limits": fleet.limits,
+        "statistics": fleet.statistics,
         "blocked": fleet.dependencies.blocked,
         "settling": set(fleet.dependencies.ready),
         "parts": (fleet.children.parents, fleet.children.recalled, fleet.children.unseen),

@@ -44,6 +44,13 @@ class Scene:
     def limit(self, key: str, **spec: Any) -> Scene:
         return self.has("limit", limit_id(key), LimitSet(key=key, **spec))
 
+    def done(self, task: str, agent: str = "a", *, after_ms: int = 0) -> Scene:
+        """The attempt that holds the task completes it."""
+        fence = self.history.positions["task", task]
+        return self.has(
+            "task", task, TaskCompleted(fence=fence, agent_id=agent, started_ms=0, result={}), after_ms=after_ms
+        )
+
     def runs(self, *, took_ms: int = 100) -> list[str]:
         """Decide; what is assigned is on the log at once, and completed so much later. The tasks that ran."""
         ran = names(self.decides())
@@ -51,8 +58,7 @@ class Scene:
             self.has("task", task, assigned(agent_id=agent))
         self.history.now_ms += took_ms
         for task, agent in ran:
-            done = TaskCompleted(fence=self.history.positions["task", task], agent_id=agent, started_ms=0, result={})
-            self.has("task", task, done)
+            self.done(task, agent)
         return [task for task, _ in ran]
 
     def decides(self, *, now_ms: int | None = None, limit: int = 100) -> list[Decision]:
@@ -67,7 +73,7 @@ def place(agent: str, host: str = "h", session: str = "s1", term: int = 0) -> De
 
 
 def assign(task: str, cause: int, agent: str = "a", host: str = "h", session: str = "s1", term: int = 0) -> Decision:
-    command = AssignTask(task_id=task, agent_id=agent, host_id=host, session=session, term=term)
+    command = AssignTask(task_id=task, agent_id=agent, host_id=host, session=session, term=term, agent_type="shell")
     return Decision(task, command, CORRELATION, cause, claim(agent, host))
 
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-TOOLS = {"bwrap": "bubblewrap", "chromium": "chromium", "node": "nodejs", "npm": "npm"}
+TOOLS = {"bwrap": "bubblewrap", "chromium": "chromium", "node": "nodejs", "npm": "npm", "promtool": "prometheus"}
 POSTGRES = "postgresql"
 
 

@@ -130,7 +130,7 @@ class _Work:
             position=picture.position,
             root=picture.root,
             recorded_at=recorded_at,
-            created_at=rfc3339(now_ms) or "",
+            created_at=rfc3339(now_ms),
             files=tuple(archive.members),
             blobs=archive.blobs,
             blob_bytes=archive.blob_bytes,

@@ -84,6 +84,7 @@ class Workspaces:
             "TMPDIR": f"{workspace}/{TEMPORARY}",
             "HIVEBUS_DATA_DIR": str(self._data_dir),
             "HIVEBUS_TASK_ID": attempt.task_id,
+            "HIVEBUS_AGENT_ID": attempt.agent_id,
             "HIVEBUS_ATTEMPT": str(attempt.attempt),
             WORKSPACE_VARIABLE: workspace,
         }

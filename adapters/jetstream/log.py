@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import perf_counter
 from typing import NoReturn
 
 from adapters.jetstream.api import (
@@ -22,6 +23,7 @@ from adapters.jetstream.publisher import IN_FLIGHT_MAX, Publisher
 from adapters.jetstream.reader import Reader
 from adapters.jetstream.requests import Requests
 from adapters.jetstream.wire import WireClient
+from adapters.telemetry import APPEND_DURATION
 from core.kernel.commit import COMMIT_MAX_BYTES, Entry
 from core.kernel.errors import LogFull, OutcomeUnknown, TooLarge, Unavailable
 from core.kernel.ports import Conflict
@@ -125,12 +127,14 @@ class JetStreamLog:
         if self.refusal is not None:
             raise self.refusal()
         deadline = self._loop.time() + self._append_deadline_s
+        began = perf_counter()
         ack = await self._publish(subject, commit_id, body, expected)
         if ack is None:
             self._silent_since = self._silent_since or self._loop.time()
             return await self._resolve(Entry(0, subject, commit_id, body), expected, deadline)
         self._silent_since = None
         if ack.error is None:
+            APPEND_DURATION.observe(perf_counter() - began)
             return ack.seq
         return await self._refused(ack.error, Entry(0, subject, commit_id, body), expected, deadline)
 

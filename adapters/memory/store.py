@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from core.kernel.ports import Checkpoint, CheckpointMoved, Recording, Remembered, Stored
 
 logger = logging.getLogger("hivebus.store")
+
+DUPLICATE = "duplicate_commit_id"
 
 
 class MemoryStore:
@@ -26,19 +28,20 @@ class MemoryStore:
     async def close(self) -> None:
         """Nothing to release; the commits go with the object."""
 
-    async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> None:
+    async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> Collection[int]:
         """See Store."""
         if self._checkpoint.position != old.position:
             raise CheckpointMoved(f"The store's checkpoint is no longer {old.position}.")
-        for recording in recordings:
-            self._add(recording, new.recorded_ms)
+        repeats = [recording.entry.position for recording in recordings if self._add(recording, new.recorded_ms)]
         self._checkpoint = new
+        return repeats
 
-    def _add(self, recording: Recording, recorded_ms: int) -> None:
+    def _add(self, recording: Recording, recorded_ms: int) -> bool:
+        """Whether it is a repeat."""
         entry, parked = recording.entry, recording.parked
         assert entry.position == len(self._commits) + 1, "a recorder gives dense positions from 1"
         if parked is None and entry.commit_id in self._commit_ids:
-            parked = "duplicate_commit_id"
+            parked = DUPLICATE
             logger.error("position %d repeats commit id %s: parked", entry.position, entry.commit_id)
         stored = Stored(entry, recorded_ms, parked)
         self._commits.append(stored)
@@ -48,6 +51,7 @@ class MemoryStore:
             self._commit_ids.add(entry.commit_id)
             if recording.command_id is not None:
                 self._commands.setdefault(recording.command_id, Remembered(entry.position, recording.fingerprint))
+        return parked == DUPLICATE
 
     async def checkpoint(self) -> Checkpoint:
         """See Store."""

@@ -104,7 +104,9 @@ class Engines(Struct, frozen=True):
             try:
                 yield connection
             finally:
-                await connection.exec_driver_sql("ROLLBACK")
+                # A statement whose caller was cancelled took the connection with it: nothing is left to roll back.
+                if not connection.invalidated:
+                    await connection.exec_driver_sql("ROLLBACK")
 
     async def close(self) -> None:
         """Close all connections; on the last one SQLite folds the WAL into the file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sqlalchemy import Connection, Table
 
@@ -21,17 +21,23 @@ class Names:
         self._kept_max = kept_max
         self._kept: dict[str, int] = {}
 
-    def resolve(self, connection: Connection, first_seen: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
-        """The ids of all the names (given with the position that brings each), and the new ones in order."""
+    def resolve(
+        self, connection: Connection, first_seen: Mapping[str, int], fresh: Collection[str] = frozenset()
+    ) -> tuple[dict[str, int], list[str]]:
+        """The ids of all the names (given with the position that brings each), and the new ones in order.
+
+        The `fresh` ones are taken for new unless they are in memory: where they are not, the table's index refuses.
+        """
         kept = self._kept
         ids = {name: kept[name] for name in first_seen if name in kept}
         unknown = [name for name in first_seen if name not in ids]
-        if unknown:
+        doubtful = [name for name in unknown if name not in fresh] if fresh else unknown
+        if doubtful:
             table = self._table
-            ids.update((name, key) for name, key in look_up(connection, table.c.name, unknown, table.c.id))
-        fresh = [name for name in unknown if name not in ids]
-        ids.update((name, first_seen[name]) for name in fresh)
-        return ids, fresh
+            ids.update((name, key) for name, key in look_up(connection, table.c.name, doubtful, table.c.id))
+        new = [name for name in unknown if name not in ids]
+        ids.update((name, first_seen[name]) for name in new)
+        return ids, new
 
     def keep(self, ids: Mapping[str, int]) -> None:
         """Remember committed ids, the newest ones within the bound."""

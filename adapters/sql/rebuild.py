@@ -18,23 +18,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, bindparam, delete, func, inspect, select
+from sqlalchemy import Connection, Engine, delete, func, inspect, select
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
 from adapters.sql import schema
 from adapters.sql.files import ViewFiles, opened
+from adapters.sql.pages import Page, read_page
 from adapters.sql.rows import CHECKSUM_ZERO, add_checksum, writer_of
 from adapters.sql.statements import insert_rows
 from adapters.sql.views import SqlViews, ViewState, parked, state, stored_states
-from core.kernel.codec import Codec, Undecodable
-from core.kernel.commit import Commit
+from core.kernel.codec import Codec
 from core.kernel.errors import StartRefused
 from core.projection import View
 
 logger = logging.getLogger("hivebus.rebuild")
 
-PAGE_COMMITS_MAX = 1_000
 # Rows that are true now stay in memory for so many bytes of commits: with two pages, what a rebuild holds.
 UNSETTLED_BYTES_MAX = 32 << 20
 
@@ -44,15 +43,6 @@ _READ = ("busy_timeout=5000", "query_only=ON")
 Progress = Callable[[int, int], None]
 Halted = Callable[[], bool]
 Compare = Callable[[int, Mapping[str, bytes]], None]
-
-_commits = schema.commits.c
-_after = (
-    select(_commits.position, schema.streams.c.name, _commits.body, _commits.parked)
-    .join_from(schema.commits, schema.streams, _commits.stream_id == schema.streams.c.id)
-    .where(_commits.position > bindparam("after"), _commits.position <= bindparam("end"))
-    .order_by(_commits.position)
-    .limit(bindparam("limit"))
-)
 
 
 class Stopped(Exception):
@@ -80,12 +70,6 @@ class Rebuilt(Struct, frozen=True):
     seconds: float
     views: list[RebuiltView]
     kept: bool
-
-
-class _Page(Struct, frozen=True):
-    commits: Sequence[Commit]
-    position: int
-    size: int
 
 
 def stale(root: Path, views: Sequence[View]) -> list[str]:
@@ -167,30 +151,17 @@ class _Source:
         self._halted = halted
         self.end: int = connection.scalar(select(schema.checkpoint.c.position)) or 0
 
-    def pages(self, cuts: Collection[int]) -> Iterator[_Page]:
+    def pages(self, cuts: Collection[int]) -> Iterator[Page]:
         """All pages, up to the position that the store had at first; at each of the cuts one ends."""
         after = 0
         while after < self.end:
             if self._halted():
                 raise Stopped
             until = min((cut for cut in cuts if cut > after), default=self.end)
-            page = self._page(after, min(until, self.end))
+            page = read_page(self._connection, self._codec, after, min(until, self.end))
             yield page
             after = page.position
             self._progress(after, self.end)
-
-    def _page(self, after: int, end: int) -> _Page:
-        commits: list[Commit] = []
-        size = 0
-        found = self._connection.execute(_after, {"after": after, "end": end, "limit": PAGE_COMMITS_MAX}).all()
-        for position, subject, body, why_parked in found:
-            size += len(body)
-            if why_parked is None:
-                try:
-                    commits.append(self._codec.commit(position, subject, body))
-                except Undecodable as error:
-                    logger.warning("Position %d: its events do not decode; no view shows it: %s", position, error)
-        return _Page(commits, found[-1].position if found else end, size)
 
 
 class _Bulk:
@@ -213,7 +184,7 @@ class _Bulk:
                 view.table.drop(connection, checkfirst=True)
                 connection.execute(CreateTable(view.table))
 
-    def write(self, page: _Page, settle: bool) -> None:
+    def write(self, page: Page, settle: bool) -> None:
         """Fold a page into all views, in one transaction; a view that cannot be folded is left out from here on."""
         self._unsettled_bytes += page.size
         settle = settle or self._unsettled_bytes >= UNSETTLED_BYTES_MAX

@@ -17,21 +17,26 @@ import msgspec
 from sqlalchemy import JSON, Connection, Table, bindparam, select, update
 
 from adapters.sql.statements import among, insert_rows, look_up, update_rows
-from core.kernel.commit import Commit
+from core.kernel.commit import Commit, Event
 from core.projection import FOREVER, JournalView, Row, RowView, View
 
 CHECKSUM_ZERO = bytes(16)
 LOAD_ROWS_MAX = 500
 SPAN = ("valid_from", "valid_to")
 
-_canonical = msgspec.json.Encoder(order="deterministic")
 # Not orjson: it refuses integers beyond 64 bits, and a view must show whatever the log took.
 _json = msgspec.json.Encoder().encode
+_sha256 = hashlib.sha256
+_number = int.from_bytes
+
+Cells = tuple[Any, ...]
+# A key, and the event that may change its row.
+_Touch = tuple[str, Commit, Event]
 
 
-def checksum_of(row: Row) -> int:
-    """What a row adds to its view's checksum: 16 bytes of SHA-256 over its canonical JSON."""
-    return int.from_bytes(hashlib.sha256(_canonical.encode(row)).digest()[:16], "big")
+def checksum_of(cells: Cells) -> int:
+    """What a row adds to its view's checksum: 16 bytes of SHA-256 over its cells as a JSON array, JSON ones as text."""
+    return _number(_sha256(_json(cells)).digest()[:16], "big")
 
 
 def add_checksum(checksum: bytes, change: int) -> bytes:
@@ -51,13 +56,21 @@ class Shape:
         # The two columns of the span stand side by side, in every table that has them.
         self._span_at = self.columns.index(SPAN[0]) if SPAN[0] in self.columns else len(folded)
 
-    def tuple_of(self, row: Row, *span: int) -> tuple[Any, ...]:
-        """Plain values for the driver; JSON columns as text. `span` is (valid_from, valid_to) where a table has it."""
-        cells = list(self._folded(row))
+    def cells_of(self, row: Row) -> Cells:
+        """Plain values for the driver, without the span; JSON columns as text."""
+        if not self._json:
+            cells: Cells = self._folded(row)
+            return cells
+        values = list(self._folded(row))
         for index in self._json:
-            cells[index] = _json(cells[index]).decode()
-        cells[self._span_at : self._span_at] = span
-        return tuple(cells)
+            value = values[index]
+            values[index] = "null" if value is None else _json(value).decode()
+        return tuple(values)
+
+    def tuple_of(self, cells: Cells, since: int, until: int) -> Cells:
+        """A row of a table that says when it was true."""
+        at = self._span_at
+        return (*cells[:at], since, until, *cells[at:])
 
     def row_of(self, values: Sequence[Any]) -> Row:
         """A tuple as Core gives it, without the columns that say when it was true."""
@@ -68,14 +81,18 @@ class Shape:
 
 
 class _Current:
-    """A row as the fold has it now, since a position; `stored` once the table shows it as true now."""
+    """A row as the fold has it now, since a position.
 
-    __slots__ = ("row", "since", "stored")
+    `stored` once the table shows it as true now; `checksum` is then what it added, if that is known.
+    """
+
+    __slots__ = ("checksum", "row", "since", "stored")
 
     def __init__(self, row: Row | None, since: int, *, stored: bool) -> None:
         self.row = row
         self.since = since
         self.stored = stored
+        self.checksum: int | None = None
 
 
 class RowWriter:
@@ -107,62 +124,70 @@ class RowWriter:
 
         Without `settle` the rows that are true now are not written and not summed yet: a later call does.
         """
+        touches = self._touches(commits)
         if not self._knows_all:
-            self._load(connection, commits)
-        versions: list[tuple[Any, ...]] = []
+            self._load(connection, {key for key, _, _ in touches})
+        versions: list[Cells] = []
         closings: list[tuple[Any, ...]] = []
-        change = self._fold(commits, versions, closings)
+        change = self._fold(touches, versions, closings)
         if settle:
             change += self._settle(versions)
         update_rows(connection, self._close, ("until", "row_key", "since"), closings)
         insert_rows(connection, self._table, versions)
         return change
 
-    def _fold(self, commits: Sequence[Commit], versions: list[tuple[Any, ...]], closings: list[tuple[Any, ...]]) -> int:
+    def _touches(self, commits: Sequence[Commit]) -> list[_Touch]:
+        nouns, touched = self._view.nouns, self._view.touched
+        return [
+            (key, commit, event)
+            for commit in commits
+            if commit.noun in nouns
+            for event in commit.events
+            for key in touched(commit, event)
+        ]
+
+    def _fold(self, touches: Sequence[_Touch], versions: list[Cells], closings: list[tuple[Any, ...]]) -> int:
         """Fold in memory; the versions that ended, and those of the table that did."""
-        view, current, tuple_of, unsettled = self._view, self._current, self._shape.tuple_of, self._unsettled
-        nouns, touched, fold = view.nouns, view.touched, view.fold
+        current, shape, unsettled, fold = self._current, self._shape, self._unsettled, self._view.fold
         change = 0
-        for commit in commits:
-            if commit.noun not in nouns:
+        for key, commit, event in touches:
+            known = current.get(key)
+            if known is None:
+                after = fold(None, commit, event)
+                if after is not None:
+                    current[key] = _Current(after, commit.position, stored=False)
+                    unsettled.append(key)
+                continue
+            before = known.row
+            after = fold(before, commit, event)
+            if after is before:
                 continue
             position = commit.position
-            for event in commit.events:
-                for key in touched(commit, event):
-                    known = current.get(key)
-                    if known is None:
-                        after = fold(None, commit, event)
-                        if after is not None:
-                            current[key] = _Current(after, position, stored=False)
-                            unsettled.append(key)
-                        continue
-                    before = known.row
-                    after = fold(before, commit, event)
-                    if after is before:
-                        continue
-                    if known.stored:
-                        assert before is not None
-                        closings.append((position, key, known.since))
-                        change -= checksum_of(before)
-                        known.stored = False
-                        unsettled.append(key)
-                    elif before is not None and known.since != position:
-                        versions.append(tuple_of(before, known.since, position))
-                    known.row = after
-                    known.since = position
+            if known.stored:
+                assert before is not None
+                closings.append((position, key, known.since))
+                change -= checksum_of(shape.cells_of(before)) if known.checksum is None else known.checksum
+                known.stored = False
+                unsettled.append(key)
+            elif before is not None and known.since != position:
+                versions.append(shape.tuple_of(shape.cells_of(before), known.since, position))
+            known.row = after
+            known.since = position
         return change
 
     def _settle(self, versions: list[tuple[Any, ...]]) -> int:
         """What is true now, to be written as such; beyond the bound the oldest rows leave the memory."""
-        current = self._current
+        current, shape = self._current, self._shape
         change = 0
         for key in self._unsettled:
             known = current[key]
             if known.row is None:
                 del current[key]
                 continue
-            versions.append(self._shape.tuple_of(known.row, known.since, FOREVER))
-            change += checksum_of(known.row)
+            cells = shape.cells_of(known.row)
+            versions.append(shape.tuple_of(cells, known.since, FOREVER))
+            known.checksum = checksum_of(cells)
+            change += known.checksum
             known.stored = True
         self._unsettled.clear()
         for key in list(islice(current, max(0, len(current) - self._view.rows_kept))):
@@ -170,16 +195,9 @@ class RowWriter:
             self._knows_all = False
         return change
 
-    def _load(self, connection: Connection, commits: Sequence[Commit]) -> None:
-        """Bring the rows that these commits touch into memory, where the table has them."""
+    def _load(self, connection: Connection, keys: set[str]) -> None:
+        """Bring the rows of these keys into memory, where the table has them."""
         view, table, current = self._view, self._table, self._current
-        keys = {
-            key
-            for commit in commits
-            if commit.noun in view.nouns
-            for event in commit.events
-            for key in view.touched(commit, event)
-        }
         missing = keys.difference(current)
         if not missing:
             return
@@ -208,8 +226,9 @@ class JournalWriter:
 
     def write(self, connection: Connection, commits: Sequence[Commit], *, settle: bool = True) -> int:
         """Add the commits' rows; the change of the checksum. A row is settled as soon as it is written."""
-        rows = [row for commit in commits for row in self._view.rows(commit)]
-        insert_rows(connection, self._view.table, [self._shape.tuple_of(row) for row in rows])
+        cells_of, rows_of = self._shape.cells_of, self._view.rows
+        rows = [cells_of(row) for commit in commits for row in rows_of(commit)]
+        insert_rows(connection, self._view.table, rows)
         return sum(map(checksum_of, rows))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -91,7 +91,7 @@ class SqlStore:
         """Close all connections. What was recorded is durable already."""
         await self._engines.close()
 
-    async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> None:
+    async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> Collection[int]:
         """See Store. Cancelled, or its server gone, a call has written all or nothing: the checkpoint tells."""
         with writing("store"):
             written = await self._engines.thread.transact(self._writer.write, recordings, old, new)
@@ -101,6 +101,7 @@ class SqlStore:
             logger.error(
                 "position %d repeats commit id %s: parked", recording.entry.position, recording.entry.commit_id
             )
+        return [recording.entry.position for recording in written.repeats]
 
     async def checkpoint(self) -> Checkpoint:
         """See Store."""

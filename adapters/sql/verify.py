@@ -328,11 +328,12 @@ def _key_of(view: View, row: Mapping[str, Any]) -> str:
 
 
 def _compare_checksum(view: View, refold: _Refold, stored: bytes) -> Difference | None:
+    cells_of = Shape(view.table).cells_of
     if isinstance(view, JournalView):
-        change = sum(map(checksum_of, refold.journals[view.name].values()))
+        rows = list(refold.journals[view.name].values())
     else:
-        change = sum(checksum_of(last) for row in refold.rows[view.name].values() if (last := row.last) is not None)
-    computed = add_checksum(CHECKSUM_ZERO, change)
+        rows = [last for row in refold.rows[view.name].values() if (last := row.last) is not None]
+    computed = add_checksum(CHECKSUM_ZERO, sum(checksum_of(cells_of(row)) for row in rows))
     if computed == stored:
         return None
     return Difference(view.name, "(all)", "checksum", stored.hex(), computed.hex())

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from sqlalchemy import Connection, Table, case, literal_column, update
+from sqlalchemy.exc import IntegrityError
 
 from adapters.sql import schema
 from adapters.sql.names import Names
 from adapters.sql.statements import insert_rows, look_up
+from core.kernel.commit import Entry
 from core.kernel.ports import Checkpoint, CheckpointMoved, Recording
 
 DUPLICATE = "duplicate_commit_id"
 # A refusal is never remembered, so whatever is was accepted.
 ACCEPTED = "accepted"
 
-# A recording and why it is parked, if it is.
-_Item = tuple[Recording, str | None]
+
+class _Item(NamedTuple):
+    """A recording on its way into the tables: its commit id as they hold it, or why it is parked."""
+
+    recording: Recording
+    entry: Entry
+    commit_id: bytes | None
+    parked: str | None
 
 
 class Written(Struct, frozen=True):
@@ -41,30 +49,44 @@ class Writer:
     ) -> Written:
         """Write a batch inside the connection's transaction; CheckpointMoved comes before any other row is touched."""
         _move_checkpoint(connection, old, new)
-        items = _park_repeats(connection, recordings)
-        streams, _ = self._streams.resolve(connection, _first((r.entry.subject, r) for r in recordings))
+        try:
+            # That a batch brings nothing known is almost always so, and the indexes find out for nothing.
+            with connection.begin_nested():
+                return self._insert(connection, recordings, new, trusting=True)
+        except IntegrityError:
+            return self._insert(connection, recordings, new, trusting=False)
+
+    def _insert(
+        self, connection: Connection, recordings: Sequence[Recording], new: Checkpoint, *, trusting: bool
+    ) -> Written:
+        """`trusting`: a commit id, and the subject of a first version, are taken for new without a look."""
+        items = _park_repeats(connection, recordings, trusting=trusting)
+        first = _first((r.entry.subject, r) for r in recordings)
+        fresh = {r.entry.subject for r in recordings if r.version == 1} if trusting else frozenset()
+        streams, _ = self._streams.resolve(connection, first, fresh)
         actors = _resolve(connection, self._actors, schema.actors, ((r.actor, r) for r in recordings))
         types = _resolve(connection, self._types, schema.command_types, ((r.command, r) for r in recordings))
+        recorded_ms = new.recorded_ms
         rows = [
             (
-                r.entry.position,
-                streams[r.entry.subject],
+                entry.position,
+                streams[entry.subject],
                 r.version,
-                None if parked else _uuid_bytes(r.entry.commit_id),
-                r.entry.commit_id if parked else None,
-                r.entry.body,
+                commit_id,
+                None if commit_id else entry.commit_id,
+                entry.body,
                 r.leaf,
-                new.recorded_ms,
+                recorded_ms,
                 types[r.command],
                 actors[r.actor],
                 parked,
             )
-            for r, parked in items
+            for r, entry, commit_id, parked in items
         ]
         insert_rows(connection, schema.commits, rows)
         insert_rows(connection, schema.streams, _stream_rows(items, streams), on_conflict=_advance)
         insert_rows(connection, schema.commands, _command_rows(items), on_conflict=_keep_first)
-        repeats = tuple(r for r, parked in items if parked == DUPLICATE)
+        repeats = tuple(item.recording for item in items if item.parked == DUPLICATE)
         return Written(((self._streams, streams), (self._actors, actors), (self._types, types)), repeats)
 
 
@@ -80,17 +102,21 @@ def _move_checkpoint(connection: Connection, old: Checkpoint, new: Checkpoint) -
         raise CheckpointMoved(f"The store's checkpoint is no longer {old.position}.")
 
 
-def _park_repeats(connection: Connection, recordings: Sequence[Recording]) -> list[_Item]:
+def _park_repeats(connection: Connection, recordings: Sequence[Recording], *, trusting: bool) -> list[_Item]:
     ids = [None if r.parked else _uuid_bytes(r.entry.commit_id) for r in recordings]
-    taken = {row[0] for row in look_up(connection, schema.commits.c.commit_id, [key for key in ids if key])}
+    taken: set[bytes] = set()
+    if not trusting:
+        taken.update(row[0] for row in look_up(connection, schema.commits.c.commit_id, [key for key in ids if key]))
     items: list[_Item] = []
     for recording, commit_id in zip(recordings, ids, strict=True):
         # A parked commit does not hold its id: whatever else carries the id may be the real one.
         if commit_id is None:
-            items.append((recording, recording.parked))
-            continue
-        items.append((recording, DUPLICATE if commit_id in taken else None))
-        taken.add(commit_id)
+            items.append(_Item(recording, recording.entry, None, recording.parked))
+        elif commit_id in taken:
+            items.append(_Item(recording, recording.entry, None, DUPLICATE))
+        else:
+            items.append(_Item(recording, recording.entry, commit_id, None))
+            taken.add(commit_id)
     return items
 
 
@@ -113,7 +139,7 @@ def _resolve(
 def _stream_rows(items: Sequence[_Item], ids: Mapping[str, int]) -> list[tuple[Any, ...]]:
     versions: dict[str, int] = {}
     last: dict[str, int] = {}
-    for recording, parked in items:
+    for recording, _, _, parked in items:
         # A parked commit takes a position on its subject and is no version of the aggregate.
         last[recording.entry.subject] = recording.entry.position
         if parked is None:
@@ -132,7 +158,7 @@ def _advance(insert: Any) -> Any:
 def _command_rows(items: Sequence[_Item]) -> list[tuple[Any, ...]]:
     return [
         (recording.command_id.bytes, recording.fingerprint, ACCEPTED, recording.entry.position)
-        for recording, parked in items
+        for recording, _, _, parked in items
         if parked is None and recording.command_id is not None
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -14,7 +15,7 @@ from core.kernel.times import rfc3339
 class CloudEvent(Struct, frozen=True, kw_only=True):
     """An event as everybody outside sees it (CloudEvents 1.0, JSON format)."""
 
-    specversion: str = "1.0"
+    specversion: Literal["1.0"] = "1.0"
     id: str
     source: str
     type: str
@@ -36,7 +37,7 @@ def cloud_events(position: int, noun: str, aggregate_id: str, body: Body) -> Ite
             source="/hivebus",
             type=f"hivebus.{record.type}",
             subject=f"{noun}/{aggregate_id}",
-            time=rfc3339(body.occurred_at) or "",
+            time=rfc3339(body.occurred_at),
             sequence=str(position),
             correlationid=body.correlation_id,
             causationid=body.causation_id,

@@ -142,13 +142,13 @@ class CommandBus:
         spec = self._registry.command_of(command)
         now_ms = self._clock.now_ms()
         command_id = caller.command_id or uuid7(now_ms)
+        key = str(command_id)
         if spec.creates:
-            aggregate_id = derived(command_id, spec.noun)
+            aggregate_id = derived(command_id, spec.noun, key)
         else:
             aggregate_id = spec.id_of(command)
             if not _ID(aggregate_id):
                 raise unknown(spec.noun, aggregate_id)
-        key = str(command_id)
         return _Job(
             spec,
             command,
@@ -228,7 +228,7 @@ class CommandBus:
     def _commit(self, job: _Job, loaded: Loaded, events: Sequence[Event]) -> tuple[str, bytes]:
         """(id, body) of the commit that would follow."""
         context, caller = job.context, job.caller
-        commit_id = commit_id_of(context.command_id, job.subject)
+        commit_id = commit_id_of(context.command_id, job.subject, job.key)
         return commit_id, self._codec.encode(
             id=commit_id,
             command=job.spec.name,

@@ -99,9 +99,12 @@ def cause_of(position: int) -> str | None:
     return f"@{position}" if position else None
 
 
-def commit_id_of(command_id: UUID, subject: str) -> str:
-    """The id that every attempt to commit this command there carries: finding it on the log means success."""
-    return derived(command_id, subject)
+def commit_id_of(command_id: UUID, subject: str, text: str | None = None) -> str:
+    """The id that every attempt to commit this command there carries: finding it on the log means success.
+
+    `text` is the command id as text, where somebody has it.
+    """
+    return derived(command_id, subject, text)
 
 
 def fingerprint_of(name: str, command: Any) -> str:

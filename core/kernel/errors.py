@@ -1,14 +1,17 @@
 """The errors a caller can get.
 
     HivebusError
-    |-- Invalid               400  malformed_json, invalid_request
+    |-- Invalid               400  invalid_request
+    |   |-- Malformed         400  malformed_json
     |   |-- Unprocessable     422  invalid_field, literal_secret, not_available, executor_required, ...
     |   `-- TooLarge          413  too_large
     |-- Unauthenticated       401  unauthenticated
     |-- Forbidden             403  forbidden_origin, forbidden_host, forbidden
     |-- NotFound              404  unknown_<noun>, unknown_path
+    |   `-- UnknownAction     404  unknown_action
     |-- Gone                  410  trimmed_<noun>
     |-- Refused               409  a decision said no: illegal_transition, stale_fence, ...
+    |   |-- AgentUnavailable  409  agent_unavailable
     |   `-- KeyReused         409  idempotency_key_reused
     |-- UnsupportedMedia      415  unsupported_media_type
     |-- TooMany               429  over a bound; retry_after_s says when to come back
@@ -18,7 +21,16 @@
         `-- LogFull           507  the log refuses to grow
 
 Each carries a stable code, a sentence that says what happened, and a remedy that says what to do. A transport maps
-`status` once; nothing else about an error depends on the transport.
+`status` or `jsonrpc` once; nothing else about an error depends on the transport. The numbers of JSON-RPC:
+
+    -32700  what was sent is no JSON
+    -32600  it is no request, or not one that may be made here: too large, no key, before `initialize`
+    -32601  there is no such method
+    -32602  the params do not fit, or name what does not exist
+    -32603  a bug
+    -32000  an agent, or what carries the request out (the log, the views, the disk), is not available
+    -32001  it was understood and failed: the state of things says no
+    -32002  a limit is reached: come back later
 """
 
 from __future__ import annotations
@@ -74,6 +86,13 @@ class Invalid(HivebusError):
     default_code = "invalid_request"
 
 
+class Malformed(Invalid):
+    """The bytes are no JSON."""
+
+    jsonrpc = -32700
+    default_code = "malformed_json"
+
+
 class Unprocessable(Invalid):
     status = 422
     jsonrpc = -32602
@@ -82,7 +101,6 @@ class Unprocessable(Invalid):
 
 class TooLarge(Invalid):
     status = 413
-    jsonrpc = -32602
     default_code = "too_large"
 
 
@@ -104,6 +122,11 @@ class NotFound(HivebusError):
     default_code = "not_found"
 
 
+class UnknownAction(NotFound):
+    jsonrpc = -32601
+    default_code = "unknown_action"
+
+
 class Gone(HivebusError):
     """It has ended, and the log no longer holds it: nothing can be done with it, only read."""
 
@@ -118,6 +141,13 @@ class Refused(HivebusError):
     status = 409
     jsonrpc = -32001
     default_code = "illegal_transition"
+
+
+class AgentUnavailable(Refused):
+    """The agent is there and takes no tasks."""
+
+    jsonrpc = -32000
+    default_code = "agent_unavailable"
 
 
 class KeyReused(Refused):

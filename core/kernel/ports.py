@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -221,12 +221,13 @@ class Store(CommandMemory, Protocol):
         """The newest recorded position, read from the database."""
         ...
 
-    async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> None:
+    async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> Collection[int]:
         """Write commits, stream versions, command outcomes, frontier and checkpoint in one transaction.
 
-        All or nothing. Raises CheckpointMoved when the stored checkpoint is not `old`, Unavailable where the database
-        takes nothing now (a full disk): the same call may be made again. A commit id that the store
-        already holds is stored again under its own position, parked, and never answers `remembered`.
+        All or nothing; the positions that were parked as repeats. Raises CheckpointMoved when the stored checkpoint is
+        not `old`, Unavailable where the database takes nothing now (a full disk): the same call may be made again. A
+        commit id that the store already holds is stored again under its own position, parked, and never answers
+        `remembered`.
         """
         ...
 

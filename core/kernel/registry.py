@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, TypeVar, get_type_hints
 from uuid import UUID
@@ -11,6 +11,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from core.kernel.commit import Event, Moment
+from core.kernel.errors import HivebusError
 from core.kernel.ids import draw
 
 
@@ -51,7 +52,10 @@ Evolve = Callable[[Any, Any, Moment], Any]
 
 
 class CommandSpec(Struct, frozen=True):
-    """A command: its Struct, its pure decision, and how the world reaches it."""
+    """A command: its Struct, its pure decision, and how the world reaches it.
+
+    `faults` are the errors of its own, beside those that every command can get: the class by the code.
+    """
 
     name: str
     noun: str
@@ -62,10 +66,11 @@ class CommandSpec(Struct, frozen=True):
     creates: bool
     upserts: bool
     target: str | None
-    answer: Callable[[Any, Any], dict[str, Any]] | None
+    answer: Callable[[Any, Any], Mapping[str, Any]] | None
     doc: str
     finishes: bool = False
     identify: Callable[[str], str] | None = None
+    faults: Mapping[str, type[HivebusError]] = {}
 
     def id_of(self, command: Struct) -> str:
         """The id of the aggregate that a command names."""
@@ -136,15 +141,17 @@ class Aggregate:
         creates: bool = False,
         upserts: bool = False,
         target: str | None = None,
-        answer: Callable[[Any, Any], dict[str, Any]] | None = None,
+        answer: Callable[[Any, Any], Mapping[str, Any]] | None = None,
         finishes: bool = False,
         identify: Callable[[str], str] | None = None,
+        faults: Mapping[str, type[HivebusError]] | None = None,
     ) -> Callable[[Decide], Decide]:
         """Register a decision. The command's Struct is the annotation of its first parameter.
 
         `target` names the field that holds the aggregate's id (default `<noun>_id`); a command that `creates` has none,
         one that `upserts` may be the first of its aggregate. One that `finishes` only ends work: it is accepted on a
         disk that is nearly full. Where users name an aggregate freely, `identify` makes its id from `target`.
+        `faults` are the errors that only this command knows, for the documents.
         """
 
         def register(decide: Decide) -> Decide:
@@ -166,6 +173,7 @@ class Aggregate:
                     doc_of(struct),
                     finishes,
                     identify,
+                    dict(faults or {}),
                 )
             )
             return decide

@@ -5,12 +5,23 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import overload
 
 from core.kernel.errors import Unprocessable
 
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+# What the documents say too, so it reads the same in Python and in ECMAScript.
+RFC3339_PATTERN = (
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_RFC3339 = re.compile(RFC3339_PATTERN)
 
 
+@overload
+def rfc3339(ms: int) -> str: ...
+@overload
+def rfc3339(ms: None) -> None: ...
+@overload
+def rfc3339(ms: int | None) -> str | None: ...
 def rfc3339(ms: int | None) -> str | None:
     """Milliseconds since 1970 as text; None stays None."""
     if ms is None:

@@ -38,6 +38,8 @@ class TaskEntry(Struct, kw_only=True):
     assigned_ms: int = 0
     last_agent: str = ""
     charged_ms: float = 0.0
+    learned: bool = True
+    agent_type: str = ""
 
     @property
     def place(self) -> Place:

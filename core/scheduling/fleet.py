@@ -24,6 +24,7 @@ from core.scheduling.eligibility import Requirement, can_do
 from core.scheduling.entries import AGE_STEP_MS, AgentEntry, HostEntry, TaskEntry
 from core.scheduling.limits import Limits
 from core.scheduling.shares import Shares
+from core.scheduling.statistics import Statistics
 from core.scheduling.waiting import Limited, Waiting
 
 
@@ -37,6 +38,7 @@ class _Image(Struct):
     leader: str
     shares: Shares
     limits: Limits
+    statistics: Statistics
     blocked: dict[str, Blocked]
     ready: list[str]
     parents: dict[str, str]
@@ -57,6 +59,7 @@ class Fleet:
         self.waiting = Waiting()
         self.shares = Shares()
         self.limits = Limits()
+        self.statistics = Statistics()
         self.dependencies = Dependencies()
         self.children = Children()
         self.timers: list[tuple[int, str]] = []
@@ -155,10 +158,10 @@ class Fleet:
             case tasks.TaskStarted():
                 entry.status = "running"
             case tasks.AttemptEnded():
-                self._free(commit, entry)
+                self._free(commit, entry, event.outcome)
             case tasks.TaskAsked():
                 entry.status = "input_required"
-                self._free(commit, entry)
+                self._free(commit, entry, "")
             case tasks.CancelRequested():
                 entry.cancelling = True
                 self.children.cancel(task_id)
@@ -183,6 +186,7 @@ class Fleet:
             type=event.type,
             flow=flow,
             limited=Limited(event.concurrency_key, event.rate_key),
+            learned=event.routing is None,
         )
         self.shares.enter(flow)
         if event.depends_on is not None:
@@ -198,7 +202,7 @@ class Fleet:
             )
 
     def _end(self, commit: Commit, entry: TaskEntry, status: str) -> None:
-        self._free(commit, entry)
+        self._free(commit, entry, "completed" if status == "completed" else "")
         self.shares.leave(entry.flow)
         del self.tasks[entry.id]
         self.dependencies.end(entry.id, status, commit.position)
@@ -213,6 +217,7 @@ class Fleet:
         entry.agent_id = event.agent_id
         entry.host_id = event.host_id
         entry.session = event.session
+        entry.agent_type = event.agent_type or ""
         entry.assigned_ms = commit.body.occurred_at
         entry.charged_ms = self.shares.cost(entry.type)
         self.shares.charge(entry.flow, entry.charged_ms, self.limits.weight(entry.flow[1]))
@@ -230,12 +235,13 @@ class Fleet:
         if host is None or host.session != event.session or event.term < self.term:
             self.orphans.add(entry.id)
 
-    def _free(self, commit: Commit, entry: TaskEntry) -> None:
+    def _free(self, commit: Commit, entry: TaskEntry, outcome: str) -> None:
         self.orphans.discard(entry.id)
         if not entry.agent_id:
             return
         took_ms = float(max(0, commit.body.occurred_at - entry.assigned_ms))
         self.shares.settle(entry.flow, entry.type, entry.charged_ms, took_ms, self.limits.weight(entry.flow[1]))
+        self.statistics.learn(entry.type, entry.agent_type, outcome, took_ms)
         self.waiting.renew(entry.flow)
         if entry.limited.concurrency_key is not None:
             self.limits.release(entry.limited.concurrency_key)
@@ -252,6 +258,7 @@ class Fleet:
         entry.agent_id = entry.host_id = entry.session = ""
         entry.fence = 0
         entry.charged_ms = 0.0
+        entry.agent_type = ""
 
     def _fold_limit(self, commit: Commit, event: Any) -> None:
         if isinstance(event, limits.LimitSet):
@@ -345,6 +352,7 @@ class Fleet:
                 self.leader,
                 self.shares,
                 self.limits,
+                self.statistics,
                 self.dependencies.blocked,
                 self.dependencies.ready,
                 self.children.parents,
@@ -359,7 +367,7 @@ class Fleet:
         image = msgspec.msgpack.decode(raw, type=_Image)
         fleet = cls()
         fleet.position, fleet.term, fleet.leader = image.position, image.term, image.leader
-        fleet.shares, fleet.limits = image.shares, image.limits
+        fleet.shares, fleet.limits, fleet.statistics = image.shares, image.limits, image.statistics
         fleet.dependencies = Dependencies(image.blocked, image.ready)
         fleet.children = Children(image.parents, image.recalled, image.unseen)
         fleet.orphans = set(image.orphans)

@@ -15,10 +15,13 @@ from core.scheduling.entries import AgentEntry, TaskEntry
 from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Claim, Claims, Overlay
 from core.scheduling.shares import Flow
+from core.scheduling.statistics import draw_of
 from core.scheduling.waiting import Limited, Look, Rank
-from core.task import AssignTask, ExpireTask, QueueTask
+from core.task import AssignTask, ExpireTask, QueueTask, Routing
 
 TIMEOUT_SLACK_MS = 15_000
+# Agent types that a choice compares.
+CANDIDATES_MAX = 8
 
 
 class Decision(Struct, frozen=True):
@@ -196,7 +199,7 @@ def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: in
             heapq.heappush(heads, (head.rank, need))
             continue
         entry = fleet.tasks[head.task_id]
-        agent = _choose(fleet, entry, claims)
+        agent, routing = _choose(fleet, entry, claims)
         if agent is None:
             continue  # nobody is free for this line; the others may still move
         fleet.waiting.take(head)
@@ -205,7 +208,13 @@ def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: in
         claim = Claim(agent.id, agent.host_id, entry.flow, cost_ms, weighed_ms, entry.limited)
         claims.add(claim)
         command = AssignTask(
-            task_id=entry.id, agent_id=agent.id, host_id=agent.host_id, session=agent.session, term=fleet.term
+            task_id=entry.id,
+            agent_id=agent.id,
+            host_id=agent.host_id,
+            session=agent.session,
+            term=fleet.term,
+            agent_type=agent.type,
+            routing=routing,
         )
         yield Decision(entry.id, command, entry.correlation_id, entry.last_position, claim)
         _push_head(heads, fleet, need, look)
@@ -258,16 +267,28 @@ def _push_head(heads: list[tuple[Rank, Requirement]], fleet: Fleet, need: Requir
         heapq.heappush(heads, (head.rank, need))
 
 
-def _choose(fleet: Fleet, entry: TaskEntry, claims: Claims) -> AgentEntry | None:
-    """The agent with the most free slots on a host with a free slot."""
-    best: AgentEntry | None = None
-    best_rank: tuple[bool, int, str] | None = None
+def _choose(fleet: Fleet, entry: TaskEntry, claims: Claims) -> tuple[AgentEntry | None, Routing | None]:
+    """The agent type that does such tasks best, as far as is known, and of it the agent with the most free slots."""
+    best: dict[str, tuple[tuple[bool, int, str], AgentEntry]] = {}
     for agent in fleet.eligible(entry.need):
         free = _free_slots(fleet, agent, claims)
         if free <= 0:
             continue
         avoided = entry.avoid_last_agent and agent.id == entry.last_agent
         rank = (not avoided, free, agent.id)
-        if best_rank is None or rank > best_rank:
-            best, best_rank = agent, rank
-    return best
+        known = best.get(agent.type if entry.learned else "")
+        if known is None or rank > known[0]:
+            best[agent.type if entry.learned else ""] = rank, agent
+    if not best:
+        return None, None
+    if len(best) == 1:
+        return next(iter(best.values()))[1], None
+    # Whoever had it last and is to be avoided comes only where there is nobody else.
+    candidates = {kind: agent for kind, (rank, agent) in best.items() if rank[0]} or {
+        kind: agent for kind, (_, agent) in best.items()
+    }
+    draw = draw_of(entry.id, entry.last_position)
+    kinds = sorted(candidates)[:CANDIDATES_MAX]
+    scores = fleet.statistics.scores(entry.type, kinds, draw)
+    chosen = min(kinds, key=lambda kind: (scores[kind], kind))
+    return candidates[chosen], Routing(folded=fleet.position, draw=draw, scores=scores)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import msgspec
 from msgspec import Struct
 
+from core.kernel.answers import Position, Time
 from core.kernel.commit import Entry
 from core.kernel.errors import StartRefused
 from core.kernel.merkle import leaf_hash
@@ -170,21 +171,51 @@ def _words(side: Side | None) -> str:
     return f"commit {side.commit_id} of {when} on {side.subject}, leaf {side.leaf.hex()[:16]}"
 
 
-def as_document(comparison: Comparison) -> dict[str, Any]:
+class SideDocument(TypedDict):
+    """How far one side goes, and the commit at the compared position as it holds it."""
+
+    head: Position
+    leaf: NotRequired[str]
+    subject: NotRequired[str]
+    commit_id: NotRequired[str]
+    occurred_at: NotRequired[Time | None]
+
+
+class StoreDocument(SideDocument):
+    """The store's side."""
+
+    recorded_at: Time | None
+
+
+class ComparisonDocument(TypedDict):
+    """The log against the store at the newest position that both hold."""
+
+    verdict: Verdict
+    sentence: str
+    position: Position
+    parted_after: Position | None
+    lost: int
+    log: SideDocument
+    store: StoreDocument
+
+
+def as_document(comparison: Comparison) -> ComparisonDocument:
     """The comparison as JSON shows it: hashes in hex, times as RFC 3339."""
     return {
-        "verdict": str(comparison.verdict),
+        "verdict": comparison.verdict,
         "sentence": sentence_of(comparison),
         "position": comparison.position,
         "parted_after": comparison.parted_after,
         "lost": comparison.lost,
         "log": _document(comparison.log_head, comparison.log_side),
-        "store": _document(comparison.store_position, comparison.store_side)
-        | {"recorded_at": rfc3339(comparison.recorded_ms)},
+        "store": {
+            **_document(comparison.store_position, comparison.store_side),
+            "recorded_at": rfc3339(comparison.recorded_ms),
+        },
     }
 
 
-def _document(head: int, side: Side | None) -> dict[str, Any]:
+def _document(head: int, side: Side | None) -> SideDocument:
     if side is None:
         return {"head": head}
     return {

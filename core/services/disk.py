@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NoReturn, Protocol
+from typing import Literal, NoReturn, Protocol, TypedDict, cast
 
 from msgspec import Struct
 
@@ -45,6 +45,15 @@ class Space(Struct, frozen=True):
     def used_percent(self) -> float:
         """0 to 100."""
         return 100.0 * (self.total - self.free) / self.total if self.total else 0.0
+
+
+class DiskSpace(TypedDict):
+    """The file system of the data directory for GET /api/status; null until it was measured once."""
+
+    level: Literal["ok", "warn", "full", "exhausted"]
+    used_percent: float | None
+    free_bytes: int | None
+    total_bytes: int | None
 
 
 class Marks(Struct, frozen=True, kw_only=True):
@@ -144,11 +153,11 @@ class DiskGuard:
             retry_after_s=5,
         )
 
-    def as_document(self) -> dict[str, Any]:
+    def as_document(self) -> DiskSpace:
         """For GET /api/status."""
         space = self.space
         return {
-            "level": self.level.name.lower(),
+            "level": cast("Literal['ok', 'warn', 'full', 'exhausted']", self.level.name.lower()),
             "used_percent": round(space.used_percent, 1) if space else None,
             "free_bytes": space.free if space else None,
             "total_bytes": space.total if space else None,

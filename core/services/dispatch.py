@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypedDict
 from uuid import UUID
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from core.kernel.command_bus import Accepted, Caller, CommandBus
@@ -32,6 +32,16 @@ READ_YOUR_WRITE_S = 2.0
 BATCH_MAX = 1000
 BATCH_IN_FLIGHT = 100
 POSITION_DIGITS_MAX = 18
+
+
+class BatchAnswer(TypedDict):
+    """What became of each item of a batch: its own answer under its index, or its problem document as `error`."""
+
+    items: list[dict[str, Any]]
+    accepted: int
+    refused: int
+    correlation_id: str
+    position: Annotated[int, Meta(ge=0, description="The newest position of an accepted item; 0 if none was.")]
 
 
 class Principal(Struct, frozen=True):
@@ -113,7 +123,7 @@ class Dispatcher:
 
     async def batch(
         self, commands: Sequence[Struct | HivebusError], principal: Principal, envelope: Envelope
-    ) -> dict[str, Any]:
+    ) -> BatchAnswer:
         """Execute commands, each with its own answer, in their order on the log; one correlation id for all of them.
 
         Each item's id is derived from the batch's, so that the whole batch can be sent again under its key, and items
@@ -141,7 +151,7 @@ class Dispatcher:
             "items": items,
             "accepted": len(items) - refused,
             "refused": refused,
-            "correlation_id": envelope.correlation_id,
+            "correlation_id": envelope.correlation_id or str(batch_id),
             "position": position,
         }
 

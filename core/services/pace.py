@@ -28,6 +28,11 @@ class Pace:
         self._urgent = urgent
         self._began = time.perf_counter()
 
+    @property
+    def hurries(self) -> bool:
+        """Whether the next batch will not be waited for."""
+        return self._urgent()
+
     def begin(self) -> None:
         """A batch begins."""
         self._began = time.perf_counter()

@@ -1,18 +1,19 @@
-"""The projector: reads the store, and only the store, and brings the views up to it."""
+"""The projector: brings the views up to the store, from what was just recorded or by reading it back."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from core.kernel.codec import Codec, Undecodable
-from core.kernel.commit import Commit
+from core.kernel.commit import Body, Commit, Entry
 from core.kernel.errors import HivebusError, TooMany, Unavailable
 from core.kernel.ports import Store, Stored
 from core.services.pace import Pace
 from core.services.positions import PositionGate
+from core.services.recent import Recent
 
 logger = logging.getLogger("hivebus.projector")
 
@@ -47,13 +48,16 @@ class Projector:
         codec: Codec,
         recorded: PositionGate,
         on_applied: Callable[[int], None],
+        recent: Recent | None = None,
         pace: Pace | None = None,
     ) -> None:
+        """`recent`: what the recorder of this process keeps; what is not in there is read from the store."""
         self._store = store
         self._views = views
         self._codec = codec
         self._recorded = recorded
         self._on_applied = on_applied
+        self._recent = recent
         self._pace = pace
         self.trouble: str | None = None
 
@@ -68,10 +72,10 @@ class Projector:
                     # The transaction that was under way may have been committed.
                     await self._views.refresh()
                     self._on_applied(self._views.position)
-                behind = await self._store.read(after=self._views.position, limit=BATCH_MAX)
+                commits, position = self._just_recorded() or await self._read_back()
+                behind = position > self._views.position
                 if behind:
-                    commits = [commit for stored in behind if (commit := self._decoded(stored)) is not None]
-                    await self._views.apply(commits, behind[-1].entry.position)
+                    await self._views.apply(commits, position)
                     self._on_applied(self._views.position)
                 self._well()
                 if not behind:
@@ -94,6 +98,32 @@ class Projector:
         self.trouble = error.sentence
         await asyncio.sleep(RETRY_S)
 
+    def _just_recorded(self) -> tuple[list[Commit], int] | None:
+        """What the recorder kept right after the views' position, at most so many commits; None where it kept none."""
+        if self._recent is None:
+            return None
+        commits: list[Commit] = []
+        reached = self._views.position
+        while len(commits) < BATCH_MAX and (span := self._recent.take(reached)) is not None:
+            commits += self._unfolded(span.commits)
+            reached = span.position
+        return (commits, reached) if reached > self._views.position else None
+
+    def _unfolded(self, recorded: Sequence[tuple[Entry, Body]]) -> Iterator[Commit]:
+        for entry, body in recorded:
+            try:
+                yield self._codec.unfolded(entry.position, entry.subject, body)
+            except Undecodable:
+                _complain(entry)
+
+    async def _read_back(self) -> tuple[list[Commit], int]:
+        """A page of the store; no further than to what the recorder kept."""
+        after = self._views.position
+        gap = self._recent.gap(after) if self._recent is not None else None
+        page = await self._store.read(after=after, limit=min(BATCH_MAX, gap or BATCH_MAX))
+        commits = [commit for stored in page if (commit := self._decoded(stored)) is not None]
+        return commits, page[-1].entry.position if page else after
+
     def _decoded(self, stored: Stored) -> Commit | None:
         """The commit; None for what the recorder parked: no view may fold it."""
         if stored.parked is not None:
@@ -101,5 +131,9 @@ class Projector:
         try:
             return self._codec.decode(stored.entry)
         except Undecodable:
-            logger.exception("Position %d: its events do not decode; no view shows it.", stored.entry.position)
+            _complain(stored.entry)
             return None
+
+
+def _complain(entry: Entry) -> None:
+    logger.exception("Position %d: its events do not decode; no view shows it.", entry.position)

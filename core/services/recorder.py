@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from typing import cast
 from uuid import UUID
@@ -18,6 +18,7 @@ from core.kernel.errors import Unavailable
 from core.kernel.merkle import Frontier, leaf_hash
 from core.kernel.ports import Checkpoint, CheckpointMoved, Clock, EventLog, Recording, Store
 from core.services.pace import Pace
+from core.services.recent import Recent
 
 logger = logging.getLogger("hivebus.recorder")
 
@@ -41,6 +42,15 @@ class Lag(Struct, frozen=True):
     delay_ms: int | None
 
 
+class _Batch(Struct, frozen=True):
+    """What a transaction will hold: read out of the log, checked, and hashed up to its last position."""
+
+    recordings: list[Recording]
+    commits: list[tuple[Entry, Body]]
+    position: int
+    frontier: tuple[bytes, ...]
+
+
 def _nothing(_what: object) -> None: ...
 
 
@@ -62,8 +72,10 @@ class Recorder:
         batch_max: int = 1000,
         on_recorded: Callable[[int], None] = _nothing,
         on_commits: Callable[[Sequence[tuple[Entry, Body]]], None] = _nothing,
+        recent: Recent | None = None,
         pace: Pace | None = None,
     ) -> None:
+        """`recent` keeps what was just recorded, for a projector in the same process."""
         self._log = log
         self._store = store
         self._codec = codec
@@ -71,8 +83,12 @@ class Recorder:
         self._batch_max = batch_max
         self._on_recorded = on_recorded
         self._on_commits = on_commits
+        self._recent = recent
         self._pace = pace
         self._checkpoint = Checkpoint()
+        # The last position that the log handed over, and the last of those that were read into a batch.
+        self._handed = 0
+        self._read_to = 0
         self._delay_ms: int | None = None
         self.trouble: str | None = None
         # Set while nothing that the log handed over waits to be recorded, so also while this one does not run.
@@ -102,57 +118,92 @@ class Recorder:
         """
         self._checkpoint = await self._stored_checkpoint()
         self._well()
+        self._read_to = self._handed = self.position
         frontier = Frontier.decode(self._checkpoint.position, self._checkpoint.frontier)
         self._on_recorded(self.position)
         # The port promises aclose, which AsyncIterator does not spell.
         follow = cast("AsyncGenerator[Sequence[Entry], None]", self._log.follow(after=self.position))
         try:
-            async with aclosing(follow):
-                while (entries := await anext(follow, None)) is not None:
-                    self._drained.clear()
-                    await self._take(entries, frontier)
-                    self._drained.set()
+            async with aclosing(follow), aclosing(self._batches(follow, frontier)) as batches:
+                await self._record_all(batches)
         finally:
             self._drained.set()
 
-    async def _take(self, entries: Sequence[Entry], frontier: Frontier) -> None:
-        for start in range(0, len(entries), self._batch_max):
-            if self._pace is not None:
-                self._pace.begin()
-            await self._record(entries[start : start + self._batch_max], frontier)
-            if self._pace is not None:
-                await self._pace.rest()
+    async def _batches(
+        self, follow: AsyncGenerator[Sequence[Entry], None], frontier: Frontier
+    ) -> AsyncGenerator[_Batch, None]:
+        while (entries := await anext(follow, None)) is not None:
+            self._drained.clear()
+            self._handed = entries[-1].position
+            for start in range(0, len(entries), self._batch_max):
+                yield self._read_batch(entries[start : start + self._batch_max], frontier)
 
-    async def _record(self, entries: Sequence[Entry], frontier: Frontier) -> None:
-        old = self._checkpoint
+    async def _record_all(self, batches: AsyncGenerator[_Batch, None]) -> None:
+        """One transaction after the other; without rests the next batch is read while the store writes."""
+        coming: asyncio.Future[_Batch | None] | None = None
+        try:
+            batch = await anext(batches, None)
+            while batch is not None:
+                if self._pace is not None:
+                    self._pace.begin()
+                # Who rests would only cut what comes meanwhile into smaller pieces.
+                if self._pace is None or self._pace.hurries:
+                    coming = asyncio.ensure_future(anext(batches, None))
+                await self._record(batch)
+                if self._pace is not None:
+                    await self._pace.rest()
+                batch = await (anext(batches, None) if coming is None else coming)
+                coming = None
+        finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
+
+    def _read_batch(self, entries: Sequence[Entry], frontier: Frontier) -> _Batch:
         self._refuse_hole(entries)
         recordings: list[Recording] = []
         commits: list[tuple[Entry, Body]] = []
-        occurred_ms: int | None = None
         for entry in entries:
             recording, body = self._read(entry)
             frontier.append(recording.leaf)
             recordings.append(recording)
-            occurred_ms = body.occurred_at if body else None
             if body is not None:
                 commits.append((entry, body))
+        self._read_to = frontier.size
+        return _Batch(recordings, commits, frontier.size, frontier.encode())
+
+    async def _record(self, batch: _Batch) -> None:
+        old, commits = self._checkpoint, batch.commits
         # The time that `?at=` means never decreases, whatever the machine's clock does.
         recorded_ms = max(self._clock.now_ms(), old.recorded_ms)
-        new = Checkpoint(position=frontier.size, recorded_ms=recorded_ms, frontier=frontier.encode())
-        await self._store_batch(recordings, old, new)
+        new = Checkpoint(position=batch.position, recorded_ms=recorded_ms, frontier=batch.frontier)
+        repeats = await self._store_batch(batch.recordings, old, new)
         self._checkpoint = new
-        if occurred_ms is not None:
-            self._delay_ms = recorded_ms - occurred_ms
-        _alarm_parked(recordings)
+        if batch.recordings[-1].parked is None:
+            self._delay_ms = recorded_ms - commits[-1][1].occurred_at
+        _alarm_parked(batch.recordings)
+        if repeats:
+            commits = [commit for commit in commits if commit[0].position not in repeats]
+        # Before anybody is told: who is woken looks there.
+        if self._recent is not None and repeats is not None:
+            self._recent.put(old.position, new.position, commits)
         self._on_recorded(new.position)
         self._on_commits(commits)
+        if self.position == self._handed:
+            self._drained.set()
 
-    async def _store_batch(self, recordings: Sequence[Recording], old: Checkpoint, new: Checkpoint) -> None:
-        """Record until it is certain: a connection that broke at the commit says neither yes nor no."""
+    async def _store_batch(
+        self, recordings: Sequence[Recording], old: Checkpoint, new: Checkpoint
+    ) -> Collection[int] | None:
+        """Record until it is certain: a connection that broke at the commit says neither yes nor no.
+
+        The positions that the store parked as repeats; None where its answer was lost.
+        """
         unknown = False
+        repeats: Collection[int] | None = None
         while True:
             try:
-                await self._store.record(recordings, old=old, new=new)
+                repeats = await self._store.record(recordings, old=old, new=new)
             except Unavailable as error:
                 unknown = True
                 await self._wait(error)
@@ -164,6 +215,7 @@ class Recorder:
             else:
                 break
         self._well()
+        return repeats
 
     async def _stored_checkpoint(self) -> Checkpoint:
         while True:
@@ -184,7 +236,7 @@ class Recorder:
             self.trouble = None
 
     def _refuse_hole(self, entries: Sequence[Entry]) -> None:
-        for expected, entry in enumerate(entries, self.position + 1):
+        for expected, entry in enumerate(entries, self._read_to + 1):
             if entry.position != expected:
                 logger.error("the log gave position %d where %d was due: recording stops", entry.position, expected)
                 raise Unavailable(

@@ -39,7 +39,7 @@ class Vault:
 
     async def seal(self, parameters: dict[str, Any]) -> Sealed | None:
         """The sealed form; None where nothing needs sealing. Blobs are durable when this returns."""
-        if not _needs_sealing(parameters, "/parameters", 0):
+        if _is_plain(parameters) or not _needs_sealing(parameters, "/parameters", 0):
             return None
         sealed, canonical = await self._walk(parameters)
         return Sealed(sealed, canonical)
@@ -74,6 +74,24 @@ def is_private(value: dict[str, Any]) -> bool:
         return False
     inner = value["private"]
     return not (isinstance(inner, dict) and inner.keys() == {"blob", "size"})
+
+
+def _is_plain(parameters: dict[str, Any]) -> bool:
+    """Whether they hold nothing but short texts, small numbers and lists of these: what most callers send."""
+    for key, value in parameters.items():
+        if key == "private":
+            return False
+        for item in value if type(value) is list else (value,):
+            kind = type(item)
+            if kind is str:
+                if len(item) > INLINE_MAX_BYTES // 4:
+                    return False
+            elif kind is int:
+                if not INTEGER_MIN <= item <= INTEGER_MAX:
+                    return False
+            elif item is not None and kind is not bool and kind is not float:
+                return False
+    return True
 
 
 def _needs_sealing(value: Any, pointer: str, depth: int) -> bool:

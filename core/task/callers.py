@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta, Struct
 
 from core.catalogue import AGENT_TYPES
 from core.execution import parameters_of
-from core.kernel.errors import Refused, Unprocessable
+from core.kernel.answers import Unknown
+from core.kernel.errors import Refused, TooMany, Unprocessable
 from core.kernel.registry import Context, Route
 from core.limit import Key
 from core.task.dependencies import Id, dependencies_of
@@ -29,7 +30,7 @@ PRIORITIES = {"critical": 9, "high": 7, "normal": 5, "low": 3, "background": 1}
 
 DEPENDENCIES_MAX = 100
 
-Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*\Z", max_length=100)]
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)", max_length=100)]
 
 
 class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,10 +60,11 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fairness_key: Key | None = None
     concurrency_key: Key | None = None
     rate_key: Key | None = None
+    routing: Literal["learned", "least_loaded"] = "learned"
     depends_on: Annotated[list[TaskRef | Dependency], Meta(max_length=DEPENDENCIES_MAX)] = []
     on_dependency_failure: Literal["cancel", "run", "fail"] = "cancel"
     parent: TaskRef | None = None
-    ref: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*\Z", max_length=64)] | None = None
+    ref: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$(?!\n)", max_length=64)] | None = None
     not_before: str | None = None
     deadline: str | None = None
     queue_timeout_s: float | None = None
@@ -85,7 +87,27 @@ _unavailable = attrgetter(*NOT_AVAILABLE)
 _LEFT_OUT = _unavailable(SubmitTask(type="any", parameters={}))
 
 
-@task.decides("task.submit", route=Route("POST", "/api/tasks", 202), creates=True)
+@task.decides(
+    "task.submit",
+    route=Route("POST", "/api/tasks", 202),
+    creates=True,
+    faults={
+        "executor_required": Unprocessable,
+        "unknown_executor": Unprocessable,
+        "not_available": Unprocessable,
+        "too_many_tasks": TooMany,
+        "unknown_limit": Unprocessable,
+        "unknown_dependency": Unprocessable,
+        "self_dependency": Unprocessable,
+        "bad_pointer": Unprocessable,
+        "unknown_parent": Unprocessable,
+        "parent_ended": Unprocessable,
+        "not_in_a_batch": Unprocessable,
+        "duplicate_ref": Unprocessable,
+        "dependency_cycle": Unprocessable,
+        "dependency_refused": Unprocessable,
+    },
+)
 def submit(command: SubmitTask, state: Task | None, context: Context) -> list[TaskEvent]:
     """A valid task is accepted, and queued unless it waits for something."""
     if _unavailable(command) != _LEFT_OUT:
@@ -116,6 +138,7 @@ def submit(command: SubmitTask, state: Task | None, context: Context) -> list[Ta
         fairness_key=command.fairness_key,
         concurrency_key=command.concurrency_key,
         rate_key=command.rate_key,
+        routing=None if command.routing == "learned" else command.routing,
         depends_on=depends_on,
         on_dependency_failure=None if policy == "cancel" or depends_on is None else policy,
         parent=command.parent,
@@ -166,16 +189,32 @@ class CancelTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(max_length=500)] | None = None
 
 
-def _cancel_answer(command: CancelTask, accepted: Any) -> dict[str, Any]:
+class Cancelling(TypedDict):
+    """What a cancel did to the task."""
+
+    message: str
+    previous_status: str | None
+    unknown: NotRequired[Unknown]
+
+
+def _cancel_answer(command: CancelTask, accepted: Any) -> Cancelling:
     ended = accepted.state.status == "cancelled"
-    return {
+    answer: Cancelling = {
         "message": "The task is cancelled." if ended else "The running attempt is being stopped.",
         "previous_status": accepted.before.status if accepted.before else None,
-        "status": accepted.state.status,
-    } | ({} if accepted.before else {"unknown": {"previous_status": "this is the answer to a repeat"}})
+    }
+    if accepted.before is None:
+        answer["unknown"] = {"previous_status": "this is the answer to a repeat"}
+    return answer
 
 
-@task.decides("task.cancel", route=Route("DELETE", "/api/tasks/{task_id}", 202), answer=_cancel_answer, finishes=True)
+@task.decides(
+    "task.cancel",
+    route=Route("DELETE", "/api/tasks/{task_id}", 202),
+    answer=_cancel_answer,
+    finishes=True,
+    faults={"illegal_transition": Refused},
+)
 def cancel(command: CancelTask, state: Task, context: Context) -> list[TaskEvent]:
     """Whatever has not ended can be cancelled; twice is once."""
     if state.status == "cancelled" or state.cancelling:

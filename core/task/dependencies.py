@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from core.execution import parameters_of
-from core.kernel.errors import Forbidden, Refused, Unprocessable
+from core.kernel.errors import Forbidden, HivebusError, Refused, Unprocessable
 from core.kernel.registry import Context, Route, Scope
 from core.task.events import (
     DependenciesEnded,
@@ -143,7 +143,15 @@ class ApproveTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     reason: Reason
 
 
-@task.decides("task.approve", route=Route("POST", "/api/tasks/{task_id}/approve", 202))
+# What approving and rejecting have in common.
+_FAULTS: dict[str, type[HivebusError]] = {
+    "illegal_transition": Refused,
+    "no_approval_asked": Refused,
+    "not_an_approver": Forbidden,
+}
+
+
+@task.decides("task.approve", route=Route("POST", "/api/tasks/{task_id}/approve", 202), faults=_FAULTS)
 def approve(command: ApproveTask, state: Task, context: Context) -> list[TaskEvent]:
     """Only who is named may approve; with the last approval, and nothing else open, the task is queued."""
     items = _approvals_for(state, context.actor)
@@ -162,7 +170,7 @@ class RejectTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: Reason
 
 
-@task.decides("task.reject", route=Route("POST", "/api/tasks/{task_id}/reject", 202), finishes=True)
+@task.decides("task.reject", route=Route("POST", "/api/tasks/{task_id}/reject", 202), finishes=True, faults=_FAULTS)
 def reject(command: RejectTask, state: Task, context: Context) -> list[TaskEvent]:
     """Only who may approve may reject; one word is enough."""
     if not _approvals_for(state, context.actor):

@@ -28,8 +28,8 @@ FailureOutcome = Literal[
 ]
 
 # A task's id, or `@` and the `ref` of another item of the same batch.
-TaskRef = Annotated[str, Meta(pattern=r"^@?[A-Za-z0-9][A-Za-z0-9._:-]*\Z", max_length=65)]
-Pointer = Annotated[str, Meta(pattern=r"^(/([^~/]|~[01])*)*\Z", max_length=500)]
+TaskRef = Annotated[str, Meta(pattern=r"^@?[A-Za-z0-9][A-Za-z0-9._:-]*$(?!\n)", max_length=65)]
+Pointer = Annotated[str, Meta(pattern=r"^(/([^~/]|~[01])*)*$(?!\n)", max_length=500)]
 Approver = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
@@ -87,6 +87,7 @@ class TaskSubmitted(Event, frozen=True):
     fairness_key: str | None = None
     concurrency_key: str | None = None
     rate_key: str | None = None
+    routing: str | None = None
     depends_on: list[Dependency] | None = None
     on_dependency_failure: Literal["run", "fail"] | None = None
     parent: str | None = None
@@ -134,6 +135,18 @@ class TaskScheduled(Event, frozen=True):
     not_before_ms: int
 
 
+class Routing(Struct, frozen=True, kw_only=True):
+    """How an agent type was chosen: for each candidate the milliseconds per success that were drawn, the least wins.
+
+    `folded` is the position that the scheduler had read to, `draw` the random number in [0, 1) that all else follows
+    from.
+    """
+
+    folded: int
+    draw: float
+    scores: dict[str, float]
+
+
 @task.event("task.assigned")
 class TaskAssigned(Event, frozen=True):
     """The scheduler of this term gave the task to an agent; this event's position is the attempt's fence."""
@@ -143,6 +156,8 @@ class TaskAssigned(Event, frozen=True):
     session: str
     term: int
     attempt: int
+    agent_type: str | None = None
+    routing: Routing | None = None
 
 
 @task.event("task.started")
@@ -175,6 +190,8 @@ class AttemptEnded(Event, frozen=True):
     error: str
     started_ms: int | None = None
     result: dict[str, Any] | None = None
+    agent_type: str | None = None
+    type: str | None = None
 
 
 @task.event("task.asked")
@@ -204,6 +221,8 @@ class TaskCompleted(Event, frozen=True):
     agent_id: str
     started_ms: int
     result: dict[str, Any]
+    agent_type: str | None = None
+    type: str | None = None
 
 
 @task.event("task.failed", final=True)

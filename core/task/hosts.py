@@ -74,6 +74,8 @@ def complete(command: CompleteTask, state: Task, context: Context) -> list[TaskE
             agent_id=state.agent_id or "",
             started_ms=command.started_ms,
             result=command.result,
+            agent_type=state.agent_type,
+            type=state.spec.type,
         )
     ]
 
@@ -102,5 +104,7 @@ def fail(command: FailTask, state: Task, context: Context) -> list[TaskEvent]:
         error=command.error,
         started_ms=command.started_ms,
         result=command.result,
+        agent_type=state.agent_type,
+        type=state.spec.type,
     )
     return [ended, *after(state, ended, context, command.retryable, command.retry_after_ms)]

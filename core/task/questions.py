@@ -9,7 +9,16 @@ from msgspec import Meta, Struct
 
 from core.kernel.errors import Refused, Unprocessable
 from core.kernel.registry import Context, Route, Scope
-from core.task.events import AttemptEnded, TaskAnswered, TaskAsked, TaskCancelled, TaskEvent, TaskFailed, task
+from core.task.events import (
+    AttemptEnded,
+    AttemptOutcome,
+    TaskAnswered,
+    TaskAsked,
+    TaskCancelled,
+    TaskEvent,
+    TaskFailed,
+    task,
+)
 from core.task.rules import hold_fence, queued
 from core.task.state import Task
 
@@ -34,24 +43,32 @@ class AskTask(Struct, frozen=True, kw_only=True):
 def ask(command: AskTask, state: Task, context: Context) -> list[TaskEvent]:
     """The attempt ends with its question; whoever asks without end fails."""
     hold_fence(state, command.fence)
-    agent_id = state.agent_id or ""
     if state.cancelling:
         error = "It was cancelled while it asked."
-        ended = AttemptEnded(fence=command.fence, agent_id=agent_id, outcome="cancelled", error=error)
-        return [ended, TaskCancelled(reason=state.cancel_reason)]
+        return [_ended(state, "cancelled", error), TaskCancelled(reason=state.cancel_reason)]
     if len(state.answers) >= QUESTIONS_MAX:
         error = f"It asked more than {QUESTIONS_MAX} questions."
-        ended = AttemptEnded(fence=command.fence, agent_id=agent_id, outcome="failed", error=error)
-        return [ended, TaskFailed(error=error, outcome="failed")]
+        return [_ended(state, "failed", error), TaskFailed(error=error, outcome="failed")]
     return [
         TaskAsked(
             fence=command.fence,
-            agent_id=agent_id,
+            agent_id=state.agent_id or "",
             question=command.question,
             choices=command.choices,
             started_ms=command.started_ms,
         )
     ]
+
+
+def _ended(state: Task, outcome: AttemptOutcome, error: str) -> AttemptEnded:
+    return AttemptEnded(
+        fence=state.fence,
+        agent_id=state.agent_id or "",
+        outcome=outcome,
+        error=error,
+        agent_type=state.agent_type,
+        type=state.spec.type,
+    )
 
 
 class AnswerTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +78,11 @@ class AnswerTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     answer: Any
 
 
-@task.decides("task.answer", route=Route("POST", "/api/tasks/{task_id}/answer", 202))
+@task.decides(
+    "task.answer",
+    route=Route("POST", "/api/tasks/{task_id}/answer", 202),
+    faults={"nothing_asked": Refused, "not_a_choice": Unprocessable},
+)
 def answer(command: AnswerTask, state: Task, context: Context) -> list[TaskEvent]:
     """Only an open question is answered, once, and by one of its choices where it has any."""
     if state.status != "input_required" or state.question is None:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from core.kernel.errors import Refused
 from core.kernel.registry import Context, Scope
-from core.task.events import AttemptEnded, TaskAssigned, TaskEvent, TaskQueued, task
+from core.task.events import AttemptEnded, Routing, TaskAssigned, TaskEvent, TaskQueued, task
 from core.task.rules import after, cancelled, hold_fence
 from core.task.state import FINAL, Task
 
@@ -21,6 +21,8 @@ class AssignTask(Struct, frozen=True, kw_only=True):
     host_id: str
     session: str
     term: int
+    agent_type: str | None = None
+    routing: Routing | None = None
 
 
 @task.decides("task.assign", scope=Scope.INTERNAL)
@@ -37,6 +39,8 @@ def assign(command: AssignTask, state: Task, context: Context) -> list[TaskEvent
             session=command.session,
             term=command.term,
             attempt=state.attempt + 1,
+            agent_type=command.agent_type,
+            routing=command.routing,
         )
     ]
 
@@ -67,7 +71,12 @@ def expire(command: ExpireTask, state: Task, context: Context) -> list[TaskEvent
     """The attempt counts as lost; the task goes back to the queue at once, until it has lost too many."""
     hold_fence(state, command.fence)
     ended = AttemptEnded(
-        fence=command.fence, agent_id=state.agent_id or "", outcome=command.outcome, error=command.error
+        fence=command.fence,
+        agent_id=state.agent_id or "",
+        outcome=command.outcome,
+        error=command.error,
+        agent_type=state.agent_type,
+        type=state.spec.type,
     )
     return [ended, *after(state, ended, context, retryable=True, retry_after_ms=None)]
 

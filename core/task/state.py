@@ -55,6 +55,7 @@ class Task(Struct, frozen=True, kw_only=True):
     term: int = 0
     agent_id: str | None = None
     host_id: str | None = None
+    agent_type: str | None = None
     not_before_ms: int = 0
     cancelling: bool = False
     cancel_reason: str | None = None
@@ -104,6 +105,7 @@ def evolve(state: Task | None, event: TaskEvent, moment: Moment) -> Task:
                 attempt=event.attempt,
                 agent_id=event.agent_id,
                 host_id=event.host_id,
+                agent_type=event.agent_type,
             )
         case TaskStarted():
             return replace(state, status="running")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,6 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-import core.process_managers.children
-import core.process_managers.dependencies
-import core.scheduling.entries
-import core.scheduling.fleet
-import core.scheduling.limits
-import core.scheduling.shares
-import core.task.events
 from adapters.blobs.files import FileBlobs
 from adapters.disk import FileSystem
 from adapters.executors.host import Host
@@ -35,9 +26,11 @@ from adapters.sql.verify import Report
 from adapters.sql.verify import verify as verify_views
 from adapters.sql.views import SqlViews
 from adapters.telemetry import EVENTS_DROPPED, EVENTS_PUBLISHED
+from adapters.telemetry import recorded as recorded_metrics
 from core.actions import registry as make_registry
 from core.kernel.codec import Codec
 from core.kernel.command_bus import CommandBus
+from core.kernel.commit import Body, Entry
 from core.kernel.errors import StartRefused
 from core.kernel.ports import Lease
 from core.kernel.registry import Registry
@@ -45,6 +38,7 @@ from core.kernel.subjects import CLIENT_USER
 from core.services.agent_host import AgentHost
 from core.services.disk import DiskGuard, Marks
 from core.services.dispatch import Dispatcher, Principal
+from core.services.feed import Feed
 from core.services.heads import Heads
 from core.services.host_door import HostDoor
 from core.services.leadership import Kept, hold
@@ -53,43 +47,48 @@ from core.services.pace import Pace
 from core.services.position_follower import PositionFollower
 from core.services.positions import PositionGate
 from core.services.projector import Projector
+from core.services.recent import Recent
 from core.services.recorder import Recorder
 from core.services.relay import Relay
 from core.services.scheduler import Scheduler
 from core.services.trim import Trimmer
 from core.services.vault import Vault
+from entrypoints.agent_tasks import AgentTasks
 from entrypoints.bootstrap.agents import kept
+from entrypoints.bootstrap.folds import fold_version
 from entrypoints.bootstrap.keeping import picture_of, trimmer_of
 from entrypoints.bootstrap.links import hosted, linked
 from entrypoints.bootstrap.opened import Ground, opened
 from entrypoints.calls import Calls, actions_of
 from entrypoints.database import address_of, places
 from entrypoints.http.door import Door, load_key
+from entrypoints.http.event_stream import EventStreams
 from entrypoints.http.events import event_list
-from entrypoints.http.system import System, Vitals
+from entrypoints.http.system import System
+from entrypoints.http.vitals import Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
-from entrypoints.roles import AGENTS, RECORDER, SCHEDULER
+from entrypoints.roles import AGENTS, API, RECORDER, SCHEDULER
+from entrypoints.rpc.engine import Rpc
+from entrypoints.rpc.log_messages import LogMessages
+from entrypoints.rpc.methods import methods
+from entrypoints.rpc.notifications import Metrics, Notifications
+from entrypoints.rpc.older import older_actions
+from entrypoints.schemas.documents import Documents, discovery
 from entrypoints.settings import Settings, load
+from entrypoints.websocket.sockets import Sockets
+from entrypoints.websocket.watching import Watching
 from projections.catalogue import QUERIES, VIEWS
 
 logger = logging.getLogger("hivebus")
 
 # Of a busy process's time; what is left belongs to commands. Beyond the lag (in commits) nobody rests.
-RECORDER_SHARE = 0.06
-PROJECTOR_SHARE = 0.08
+RECORDER_SHARE = 0.05
+PROJECTOR_SHARE = 0.05
 RELAY_SHARE = 0.05
 LAG_MAX = 50_000
-# What the fold of the fleet is made of.
-FOLDS = (
-    core.process_managers.children,
-    core.process_managers.dependencies,
-    core.scheduling.entries,
-    core.scheduling.fleet,
-    core.scheduling.limits,
-    core.scheduling.shares,
-    core.task.events,
-)
+# Where the follower looks up what is recorded, it does so for the feed some fifteen times a second.
+LOOK_UP_S = 0.02
 # A recorder that went down gives its lease back, or loses it after 12 s.
 SOLE_S = 30.0
 
@@ -120,6 +119,12 @@ class Program(Struct, frozen=True, kw_only=True):
     host_door: HostDoor
     dispatcher: Dispatcher
     calls: Calls
+    agent_tasks: AgentTasks
+    documents: Documents
+    rpc: Rpc
+    feed: Feed
+    streams: EventStreams
+    sockets: Sockets
     commands: Commands
     door: Door
     system: System
@@ -142,6 +147,8 @@ class Program(Struct, frozen=True, kw_only=True):
         ]
         if RECORDER in self.roles:
             loops.append(self._record())
+        if API in self.roles:
+            loops += [self.feed.run(), self.sockets.run()]
         if self.shared or RECORDER not in self.roles:
             loops.append(self.follower.run())
         return loops
@@ -205,7 +212,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     root = settings.data_dir
     registry = make_registry(QUERIES)
     codec = Codec(registry)
-    recorded, applied = PositionGate(), PositionGate()
+    recorded, applied, recent = PositionGate(), PositionGate(), Recent()
     bus = CommandBus(
         log, registry, codec, clock, store, cache_max=settings.cache_aggregates, cache_ttl_s=settings.cache_ttl_s
     )
@@ -216,7 +223,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         clock,
         ground.gateway,
         FileSnapshots(root / "scheduler.image"),
-        version=_fold_version(),
+        version=fold_version(),
         lease_s=settings.lease_s,
         role=_role(ground.leases, SCHEDULER) if SCHEDULER in settings.role_set else None,
         trimmed_to=store.care.trimmed_to,
@@ -226,7 +233,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     door = Door(
         load_key(admin_key_file(root)),
         host_key=load_key(host_key_file(root)),
-        hosts=_hosts(settings.allowed_hosts),
+        hosts=settings.host_names,
     )
 
     def executed() -> int:
@@ -249,8 +256,8 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         ground.channel,
         # Never urgent: what cannot wait is dropped, and whoever misses it can read it.
         pace=Pace(clock, share=RELAY_SHARE, commands=executed, urgent=lambda: False),
-        on_published=EVENTS_PUBLISHED.inc,
-        on_dropped=EVENTS_DROPPED.inc,
+        on_published=lambda count: EVENTS_PUBLISHED.add(count=count),
+        on_dropped=lambda count: EVENTS_DROPPED.add(count=count),
     )
     dispatcher = Dispatcher(
         bus,
@@ -265,6 +272,14 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         live_tasks_max=settings.live_tasks_max,
         refuse=disk.refuse,
     )
+    looked_up = bool(address_of(settings)) or RECORDER not in settings.role_set
+    feed = Feed(store, codec, recorded, clock, **({"wait_s": LOOK_UP_S} if looked_up else {}))
+
+    def recorded_here(commits: Sequence[tuple[Entry, Body]]) -> None:
+        recorded_metrics.count(commits)
+        relay.offer(commits)
+        feed.offer(commits)
+
     heads = Heads(store, store.care, FileSigner.open(root), recorded, clock)
     trimmer = trimmer_of(root, ground.upkeep, store, heads, codec, registry, clock, scheduler, log, bus)
     principal = Principal(f"nats:{settings.nats_client_user or CLIENT_USER}")
@@ -290,6 +305,18 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             *system.actions(),
         )
     )
+    agent_tasks = AgentTasks(bus, dispatcher)
+    # Older names are for JSON-RPC alone: elsewhere they would be a second tool for the same thing.
+    named = Calls((*calls.actions.values(), *older_actions(calls, agent_tasks)))
+    documents = Documents(calls, named, registry, version)
+    rpc = Rpc(named, {**methods(named, version), **discovery(documents)})
+    messages = LogMessages()
+    logging.getLogger("hivebus").addHandler(messages)
+    metrics = Metrics(system.status, views, clock)
+    watching = Watching(feed, codec, Notifications(lambda: scheduler.fleet), metrics, messages)
+    sockets = Sockets(rpc, feed, watching, connections_max=settings.sockets_max)
+    if API in settings.role_set:
+        vitals.sockets = sockets.as_document
     program = Program(
         roles=settings.role_set,
         recording=_role(ground.leases, RECORDER),
@@ -305,7 +332,8 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             codec,
             clock,
             on_recorded=recorded.advance,
-            on_commits=relay.offer,
+            on_commits=recorded_here,
+            recent=recent,
             pace=Pace(
                 clock,
                 share=RECORDER_SHARE,
@@ -319,6 +347,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
             codec,
             recorded,
             applied.advance,
+            recent,
             pace=Pace(
                 clock,
                 share=PROJECTOR_SHARE,
@@ -336,6 +365,12 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         host_door=host_door,
         dispatcher=dispatcher,
         calls=calls,
+        agent_tasks=agent_tasks,
+        documents=documents,
+        rpc=rpc,
+        feed=feed,
+        streams=EventStreams(feed),
+        sockets=sockets,
         commands=Commands(ground.channel, registry, dispatcher, clock, principal, version=version),
         door=door,
         system=system,
@@ -353,13 +388,3 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
 def _role(leases: JetStreamLeases | None, name: str) -> Lease:
     """A lease where several processes may have a role; else the lock in the data directory is enough."""
     return Kept() if leases is None else leases.lease(name)
-
-
-def _hosts(text: str) -> frozenset[str]:
-    return frozenset(name.strip().lower() for name in text.split(",") if name.strip())
-
-
-def _fold_version() -> str:
-    """Changes with the code that folds the fleet: an image of another version is not read."""
-    source = "".join(map(inspect.getsource, FOLDS))
-    return hashlib.sha256(source.encode()).hexdigest()[:16]

@@ -26,12 +26,14 @@ NOUN_DOCS = {
     "task": "Submit tasks, look at them, follow and cancel them.",
     "agent": "See who works, spawn and retire agents.",
     "limit": "Say how many run at a time and how fast they start, by key.",
+    "statistics": "See how attempts went, by task type and agent type.",
     "log": "Read the log of events, and take care of it.",
 }
 NOUN_EXAMPLES = {
     "task": ("hivebus task submit --type hello --wait -- echo hello", "hivebus task list --status failed"),
     "agent": ("hivebus agent list", "hivebus agent spawn --type shell --slots 4"),
     "limit": ("hivebus limit set openai --concurrency 4 --rate-per-s 2", "hivebus limit list"),
+    "statistics": ("hivebus statistics list",),
     "log": ("hivebus log tail --follow", "hivebus log trim --older 30d --dry-run"),
 }
 
@@ -136,6 +138,12 @@ def status(as_json: bool) -> Exit:
     return Exit.OK if document.get("status") == "healthy" else Exit.SOME_NOT
 
 
+def _explain() -> click.Command:
+    verb = query_verb(next(query for query in QUERIES if query.name == "task.explain"))
+    verb.name = "explain"
+    return verb
+
+
 By = dict[str, Callable[[], click.Command]]
 
 # Written by hand, because they deserve it. Everything else comes from the registry and the table of queries.
@@ -144,6 +152,7 @@ BY_HAND: dict[str, By] = {
         "up": _up,
         "agent-host": _agent_host,
         "status": _status,
+        "explain": _explain,
         "verify": _verify,
         "rebuild": _rebuild,
         "backup": _backup,

@@ -38,6 +38,7 @@ OF_HOSTS = (
     "data_dir",
     "host_name",
     "slots",
+    "metrics_port",
     "shell_slots",
     "python_slots",
     "nats_url",

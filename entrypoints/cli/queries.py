@@ -43,16 +43,20 @@ QUERIES = (
     QueryVerb(
         name="task.list",
         path="/api/tasks",
-        doc="List tasks, newest first.",
+        doc="List tasks: the newest first, or in the order `updated` the one that changed last.",
         options=(
             QueryOption(
                 "status",
-                "Only these: blocked, queued, assigned, running, input_required, completed, failed, cancelled.",
+                "Only these, with commas between: blocked, queued, scheduled, assigned, running, input_required, "
+                "completed, failed, cancelled.",
             ),
             QueryOption("agent_id", "Only those that this agent works on, or worked on last."),
             QueryOption("type", "Only tasks of this type."),
             QueryOption("correlation_id", "Only what was submitted together: `task submit` prints the id."),
             QueryOption("parent", "Only the parts of this task."),
+            QueryOption("updated_since", "Only those that changed at this time (RFC 3339) or later."),
+            QueryOption("order", "created (the default) or updated."),
+            QueryOption("before", "In the order updated: only what changed before this position.", int),
             LIMIT,
             QueryOption("offset", "Leave out the first ones.", int),
         ),
@@ -75,6 +79,33 @@ QUERIES = (
         doc="Show a task with its parameters, result, attempts and history, what it waits for, and what it asks.",
         target="task_id",
         examples=("hivebus task show TASK_ID", "hivebus task show TASK_ID --json | jq -r .result.stdout"),
+    ),
+    QueryVerb(
+        name="task.explain",
+        path="/api/tasks/{task_id}/explain",
+        doc="Explain why an agent got a task, or what the task waits for, its place and how long that may take.",
+        target="task_id",
+        examples=("hivebus task explain TASK_ID", "hivebus explain TASK_ID --at 4711"),
+    ),
+    QueryVerb(
+        name="statistics.list",
+        path="/api/statistics",
+        doc="List how attempts went by task type and agent type, over the newest `attempts` of them.",
+        options=(
+            QueryOption("type", "Only tasks of this type."),
+            QueryOption("attempts", "Over at most so many, up to 10000.", int),
+        ),
+        rows="statistics",
+        columns=(
+            Column("task type", "type"),
+            Column("agent type", "agent_type"),
+            Column("completed", "completed"),
+            Column("failed", "failed"),
+            Column("rate", "success_rate"),
+            Column("p50 s", "p50_s"),
+            Column("p95 s", "p95_s"),
+        ),
+        examples=("hivebus statistics list", "hivebus statistics list --type summarise"),
     ),
     QueryVerb(
         name="agent.list",

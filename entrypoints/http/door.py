@@ -25,6 +25,8 @@ COOKIE = "hivebus_session"
 SESSION_S = 30 * 24 * 3600
 TICKET_S = 3600.0
 TICKETS_MAX = 64
+TICKET_S_WEBSOCKET = 60
+TICKETS_MAX_WEBSOCKET = 1_000
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
@@ -60,6 +62,7 @@ class Door:
         self._owner = Principal(f"key:{key.id}")
         self._hosts = LOOPBACK | hosts
         self._tickets: OrderedDict[str, float] = OrderedDict()
+        self._socket_tickets: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
 
     def admit(self, request: Request, *, hosts: bool = False) -> Principal:
         """Who asks. Raises Forbidden for a foreign Host or Origin, Unauthenticated without a valid key.
@@ -120,6 +123,25 @@ class Door:
             )
         until = str(int(time.time()) + SESSION_S)
         return f"{until}.{self._sign(until)}"
+
+    # --- WebSockets of browsers ---
+
+    def socket_ticket(self, principal: Principal) -> str:
+        """A one-time word, good for a minute, that opens a WebSocket as this principal. At most 1,000 wait."""
+        ticket = secrets.token_urlsafe(24)
+        self._socket_tickets[ticket] = time.monotonic() + TICKET_S_WEBSOCKET, principal
+        if len(self._socket_tickets) > TICKETS_MAX_WEBSOCKET:
+            self._socket_tickets.popitem(last=False)
+        return ticket
+
+    def by_ticket(self, ticket: str) -> Principal:
+        """Who comes with a ticket, which works once. Raises Unauthenticated."""
+        expires, principal = self._socket_tickets.pop(ticket, (0.0, None))
+        if principal is None or expires < time.monotonic():
+            raise Unauthenticated(
+                "This ticket was used already, or is older than a minute.", remedy="POST /api/ticket gives another."
+            )
+        return principal
 
     def _session(self, request: Request) -> Principal | None:
         cookie = request.cookies.get(COOKIE)

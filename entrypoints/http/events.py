@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 from sanic import HTTPResponse, Request, Sanic
 
+from adapters.telemetry import OK, REQUESTS
 from core.kernel.cloud_events import CloudEvent, cloud_events
 from core.kernel.codec import Codec, Undecodable
 from core.kernel.commit import split_subject
@@ -19,7 +20,10 @@ from core.services.dispatch import Principal
 from core.services.positions import PositionGate
 from entrypoints.calls import Action, NoOptions
 from entrypoints.decode import from_query
+from entrypoints.http.counted import counted
 from entrypoints.http.door import Door
+from entrypoints.http.event_stream import MEDIA, EventStreams
+from entrypoints.http.readings import EventPage
 from entrypoints.http.rest import READ, arguments_of
 
 PAGE = 1000
@@ -43,16 +47,32 @@ class ReadEvents(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     id: str | None = None
 
 
-def add_events(app: Sanic[Any, Any], store: Store, codec: Codec, recorded: PositionGate, door: Door) -> None:
-    """GET /api/events."""
+def add_events(
+    app: Sanic[Any, Any], store: Store, codec: Codec, recorded: PositionGate, streams: EventStreams, door: Door
+) -> None:
+    """GET /api/events: a page of JSON lines, or server-sent events without an end."""
 
-    async def read(request: Request) -> HTTPResponse:
+    async def stream(request: Request) -> None:
+        door.admit(request)
+        # How long it lasts is the client's choice, and no measure of the answer.
+        REQUESTS.add("event.list", "sse", OK)
+        await streams.answer(request)
+
+    async def page(request: Request) -> HTTPResponse:
         door.admit(request)
         query = from_query(ReadEvents, arguments_of(request))
         events, after = await read_events(query, store, codec, recorded, lambda: bool(request.app.ctx.draining))
         lines = b"".join(msgspec.json.encode(event) + b"\n" for event in events)
         headers = {"Hivebus-Next": str(after), "Hivebus-Position": str(recorded.position)}
         return HTTPResponse(lines, 200, headers, "application/x-ndjson")
+
+    pages = counted(page, "event.list")
+
+    async def read(request: Request) -> HTTPResponse | None:
+        if MEDIA in request.headers.get("accept", "") and request.method == "GET":
+            await stream(request)
+            return None
+        return await pages(request)
 
     app.add_route(read, "/api/events", methods=READ, name="events")
 
@@ -88,6 +108,7 @@ def event_list(store: Store, codec: Codec, recorded: PositionGate, ending: Calla
         read_only=True,
         carry=carry,
         route=Route("GET", "/api/events"),
+        answer=EventPage,
     )
 
 

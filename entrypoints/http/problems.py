@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from time import perf_counter
+from typing import NotRequired, TypedDict
 
 import orjson
 from sanic import HTTPResponse, Request
@@ -19,7 +21,7 @@ from sanic.exceptions import (
 from sanic.exceptions import NotFound as NoSuchPath
 from sanic.handlers import ErrorHandler
 
-from adapters.telemetry import REFUSED
+from adapters.telemetry import REQUESTS, UNKNOWN, answered
 from core.kernel.errors import HivebusError, Invalid, NotFound, TooLarge, internal
 
 logger = logging.getLogger("hivebus.http")
@@ -28,17 +30,40 @@ PROBLEM = "application/problem+json"
 METHODS = ("DELETE", "GET", "HEAD", "POST", "PUT")
 
 
+class Problem(TypedDict):
+    """An error (RFC 9457). `code` is stable, `detail` says what happened, `remedy` what to do.
+
+    `pointer` (RFC 6901) names the field that does not fit. Some errors say more: a `position`, what is `known`.
+    """
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    remedy: str
+    pointer: NotRequired[str]
+    retry_after_s: NotRequired[float]
+
+
 class WrongMethod(HivebusError):
-    """The path exists, the method does not."""
+    """The path exists, the method does not; `allowed` are those that do, where the router alone cannot tell."""
 
     status = 405
     default_code = "method_not_allowed"
 
-    def __init__(self, request: Request) -> None:
-        self.allowed = _allowed(request)
+    def __init__(self, request: Request, allowed: list[str] | None = None) -> None:
+        self.allowed = allowed or _allowed(request)
         super().__init__(
             f"{request.method} is not possible at {request.path}.", remedy=f"Allowed: {', '.join(self.allowed)}."
         )
+
+
+class NotAcceptable(HivebusError):
+    """The Accept header takes nothing of what there is."""
+
+    status = 406
+    default_code = "not_acceptable"
 
 
 class TooSlow(HivebusError):
@@ -55,17 +80,33 @@ class HeaderTooLarge(HivebusError):
     default_code = "header_too_large"
 
 
+class UpgradeRequired(HivebusError):
+    """The path speaks WebSocket only."""
+
+    status = 426
+    default_code = "upgrade_required"
+
+
 class Problems(ErrorHandler):
     """Sanic's hook for whatever a handler raises. No traceback reaches a user."""
 
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         """The problem document of an exception."""
         error = as_error(request, exception)
-        REFUSED.labels(error.code).inc()
+        _count(request, error.code)
         response = problem(error)
         if isinstance(error, WrongMethod):
             response.headers["Allow"] = ", ".join(error.allowed)
         return response
+
+
+def _count(request: Request, code: str) -> None:
+    """Every refusal passes here, so here it is counted; `counted` has left the action and when it began."""
+    action: str = getattr(request.ctx, "action", UNKNOWN)
+    if action == UNKNOWN:
+        REQUESTS.add(action, "rest", code)
+    else:
+        answered(action, "rest", perf_counter() - request.ctx.began, code)
 
 
 def problem(error: HivebusError) -> HTTPResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -11,12 +11,12 @@ import orjson
 from msgspec import Struct
 from sanic import HTTPResponse, Request, Sanic
 
-from adapters.telemetry import REQUESTS
 from core.execution import escape
 from core.kernel.errors import HivebusError, TooLarge, Unprocessable
 from core.kernel.registry import CommandSpec, QuerySpec, Registry
 from core.services.dispatch import BATCH_MAX, WAIT_S_MAX, Dispatcher, Envelope, Look
 from entrypoints.decode import envelope_from, from_json, from_query, raw_items
+from entrypoints.http.counted import Handler, counted
 from entrypoints.http.door import Door, check_media, media_of
 
 JSON = "application/json"
@@ -25,8 +25,6 @@ NDJSON = "application/x-ndjson"
 _PARAMETER = re.compile(r"{(\w+)}")
 _POSITION = re.compile(r"[0-9]{1,18}").fullmatch
 READ = ["GET", "HEAD"]
-
-Handler = Callable[..., Coroutine[Any, Any, HTTPResponse]]
 
 
 def add_routes(app: Sanic[Any, Any], registry: Registry, dispatcher: Dispatcher, door: Door) -> None:
@@ -52,7 +50,6 @@ def command_handler(spec: CommandSpec, dispatcher: Dispatcher, door: Door) -> Ha
     assert spec.route is not None
     status, struct, has_body = spec.route.status, spec.struct, spec.route.method != "DELETE"
     location = spec.route.path + "/" if spec.creates else None
-    counter = REQUESTS.labels(spec.name, "rest")
 
     async def handle(request: Request, **fields: Any) -> HTTPResponse:
         principal = door.admit(request)
@@ -64,21 +61,18 @@ def command_handler(spec: CommandSpec, dispatcher: Dispatcher, door: Door) -> Ha
             refuse_unknown(values)
             check_media(request, JSON, NDJSON) if spec.creates else check_media(request, JSON)
             if spec.creates and _is_batch(request):
-                answer = await dispatcher.batch(batch_of(struct, request), principal, envelope)
-                counter.inc()
-                return json_response(answer, status)
+                items = await dispatcher.batch(batch_of(struct, request), principal, envelope)
+                return json_response(items, status)
             command = from_json(struct, request.body, fields)
         answer = await dispatcher.command(command, principal, envelope)
-        counter.inc()
         headers = {"Location": f"{location}{answer[f'{spec.noun}_id']}"} if location else {}
         return json_response(answer, status, headers)
 
-    return handle
+    return counted(handle, spec.name)
 
 
 def query_handler(spec: QuerySpec, dispatcher: Dispatcher, door: Door) -> Handler:
     """The handler of a query."""
-    counter = REQUESTS.labels(spec.name, "rest")
 
     async def handle(request: Request, **fields: Any) -> HTTPResponse:
         principal = door.admit(request)
@@ -87,10 +81,9 @@ def query_handler(spec: QuerySpec, dispatcher: Dispatcher, door: Door) -> Handle
         look = look_of(values)
         query = from_query(spec.struct, values | fields)
         answer = await dispatcher.query(spec, query, look)
-        counter.inc()
         return json_response(answer, spec.route.status)
 
-    return handle
+    return counted(handle, spec.name)
 
 
 class Answer(HTTPResponse):
@@ -103,7 +96,7 @@ class Answer(HTTPResponse):
         return ((name.encode("ascii"), str(value).encode("ascii")) for name, value in self.headers.items())
 
 
-def json_response(answer: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> HTTPResponse:
+def json_response(answer: Mapping[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> HTTPResponse:
     """JSON with the position that it speaks of."""
     headers = headers or {}
     if "position" in answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ import psutil
 from msgspec import Struct
 from sanic import HTTPResponse, Request, Sanic
 
-from adapters import telemetry
+from adapters.telemetry import CONTENT_TYPE
 from core.catalogue import AGENT_TYPES
 from core.kernel.errors import Unavailable
 from core.kernel.ports import Clock, EventLog
@@ -21,28 +21,34 @@ from core.services.dispatch import ReadableViews
 from core.services.log_care import LogCare
 from core.services.positions import PositionGate
 from core.services.scheduler import Scheduler
-from entrypoints.calls import Action, plain
-from entrypoints.decode import from_json
+from entrypoints.calls import Action, Nothing, plain
+from entrypoints.decode import from_json, from_query
+from entrypoints.http.counted import counted
 from entrypoints.http.door import COOKIE, SESSION_S, Door, check_media
-from entrypoints.http.rest import JSON, READ, json_response
+from entrypoints.http.readings import Health, Services, SystemInfo, SystemStatus
+from entrypoints.http.rest import JSON, READ, arguments_of, json_response
+from entrypoints.http.scrape import Scrape
+from entrypoints.http.vitals import Vitals
 from projections.agents import count_active
 from projections.queue import ShowQueue, show_queue
 
-DISK = {Level.OK: "healthy", Level.WARN: "degraded", Level.FULL: "unhealthy", Level.EXHAUSTED: "unhealthy"}
+DISK: dict[Level, Health] = {
+    Level.OK: "healthy",
+    Level.WARN: "degraded",
+    Level.FULL: "unhealthy",
+    Level.EXHAUSTED: "unhealthy",
+}
 NOT_HERE = "this node is not part of a Docker Swarm"
 
 
-class Vitals(Struct, kw_only=True):
-    """What the program knows of its own state. `draining` turns readiness red from SIGTERM on.
-
-    `waits` says for which database recording or the views wait; None where they go on.
-    """
-
-    version: str
-    started_ms: int
-    slots: int
-    draining: bool = False
-    waits: Callable[[], str | None] = lambda: None
+def system_actions(
+    status: Callable[[], Awaitable[SystemStatus]], info: Callable[[], Awaitable[SystemInfo]]
+) -> tuple[Action, ...]:
+    """The readings of the program as actions."""
+    return (
+        plain("system.status", "Health and figures of the program, measured now.", "/api/status", status),
+        plain("system.info", "What this system is and can do.", "/api/info", info),
+    )
 
 
 class System:
@@ -73,6 +79,16 @@ class System:
         self._disk = disk
         self._standing = not_ready
         self._care = care
+        self._scrape = Scrape(
+            log,
+            views,
+            clock,
+            recorded,
+            applied,
+            scheduler,
+            disk,
+            vitals,
+        )
         self._measuring = asyncio.Lock()
         self._process = psutil.Process()
         self._process.cpu_percent()
@@ -84,8 +100,8 @@ class System:
 
     def add_api(self, app: Sanic[Any, Any]) -> None:
         """Status, info, sessions, and the metrics behind the key."""
-        app.add_route(self._status, "/api/status", methods=READ, name="status")
-        app.add_route(self._info, "/api/info", methods=READ, name="info")
+        app.add_route(counted(self._status, "system.status"), "/api/status", methods=READ, name="status")
+        app.add_route(counted(self._info, "system.info"), "/api/info", methods=READ, name="info")
         app.add_route(self._metrics_with_key, "/metrics", methods=READ, name="metrics")
         app.add_route(self._session, "/api/session", methods=["POST"], name="session")
 
@@ -95,10 +111,7 @@ class System:
 
     def actions(self) -> tuple[Action, ...]:
         """What every way in can ask of the program itself."""
-        return (
-            plain("system.status", "Health and figures of the program, measured now.", "/api/status", self.status),
-            plain("system.info", "What this system is and can do.", "/api/info", self.info),
-        )
+        return system_actions(self.status, self.info)
 
     # --- handlers ---
 
@@ -125,17 +138,19 @@ class System:
     async def _status(self, request: Request) -> HTTPResponse:
         """Anybody may ask, without a key: so one asker at a time is measured for."""
         self._door.check_origin(request)
+        from_query(Nothing, arguments_of(request))
         return json_response(await self.status())
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> SystemStatus:
         """Health and figures of the program, measured now."""
         async with self._measuring:
             return await self._measure_status()
 
-    async def _measure_status(self) -> dict[str, Any]:
+    async def _measure_status(self) -> SystemStatus:
         broker = await self._log.healthy()
         now_ms = self._clock.now_ms()
-        unknown = {"services.websocket": "this version has no WebSocket listener"}
+        sockets = self._vitals.sockets
+        unknown = {} if sockets else {"services.websocket": "this process serves no WebSocket"}
         active: int | None = None
         queued: int | None = None
         waits = self._vitals.waits()
@@ -148,14 +163,14 @@ class System:
         except Unavailable as error:
             unknown["services.agents"] = error.sentence
             unknown |= dict.fromkeys(("metrics.active_agents", "metrics.queued_tasks"), error.sentence)
-        services = {
+        services: Services = {
             "agents": None if active is None else "healthy" if active else "degraded",
-            "websocket": None,
+            "websocket": None if sockets is None else "degraded" if self._vitals.draining else "healthy",
             "database": "unhealthy" if active is None else "degraded" if self._views.parked else "healthy",
             "broker": "healthy" if broker else "unhealthy",
             "disk": DISK[self._disk.level],
         }
-        worst = "unhealthy" if "unhealthy" in services.values() else "healthy"
+        worst: Health = "unhealthy" if "unhealthy" in services.values() else "healthy"
         return {
             "status": "degraded" if worst == "healthy" and "degraded" in services.values() else worst,
             "version": self._vitals.version,
@@ -171,6 +186,7 @@ class System:
                 "memory_usage": psutil.virtual_memory().percent,
                 "memory_rss_bytes": self._process.memory_info().rss,
             },
+            "websocket": None if sockets is None else sockets(),
             "disk": self._disk.as_document(),
             "log": msgspec.to_builtins(self._care.state),
             "positions": {"recorded": self._recorded.position, "applied": self._applied.position},
@@ -179,9 +195,10 @@ class System:
 
     async def _info(self, request: Request) -> HTTPResponse:
         self._door.admit(request)
+        from_query(Nothing, arguments_of(request))
         return json_response(await self.info())
 
-    async def info(self) -> dict[str, Any]:
+    async def info(self) -> SystemInfo:
         """What this system is and can do."""
         return {
             "system": {
@@ -195,7 +212,7 @@ class System:
                 "agent_types": {
                     name: {
                         "executor": kind.executor,
-                        "capabilities": kind.capabilities,
+                        "capabilities": list(kind.capabilities),
                         "description": kind.description,
                     }
                     for name, kind in AGENT_TYPES.items()
@@ -203,7 +220,7 @@ class System:
                 "max_concurrent_tasks": sum(
                     host.slots for host in self._scheduler.fleet.hosts.values() if host.session
                 ),
-                "supported_protocols": ["rest", "nats"],
+                "supported_protocols": ["rest", "jsonrpc", "websocket", "server-sent events", "nats", "mcp", "a2a"],
             },
             "version": self._vitals.version,
         }
@@ -211,7 +228,7 @@ class System:
     async def _session(self, request: Request) -> HTTPResponse:
         self._door.check_origin(request)
         check_media(request, JSON)
-        asked = from_json(_Session, request.body)
+        asked = from_json(AskedSession, request.body)
         cookie = self._door.session_for(ticket=asked.ticket, key=asked.key)
         response = json_response({"message": "This browser is known for 30 days."}, 201)
         response.add_cookie(
@@ -232,15 +249,11 @@ class System:
 
     async def _metrics(self, request: Request) -> HTTPResponse:
         self._door.check_origin(request)
-        telemetry.LIVE_TASKS.set(len(self._scheduler.fleet.tasks))
-        telemetry.RECORDER_POSITION.set(self._recorded.position)
-        if self._disk.space is not None:
-            telemetry.DISK_FREE.set(self._disk.space.free)
-            telemetry.DISK_USED.set(self._disk.space.used_percent / 100)
-        telemetry.VIEWS_POSITION.set(self._applied.position)
-        return HTTPResponse(telemetry.exposition(), 200, content_type="text/plain; version=0.0.4; charset=utf-8")
+        return HTTPResponse(await self._scrape.take(), 200, content_type=CONTENT_TYPE)
 
 
-class _Session(Struct, forbid_unknown_fields=True):
+class AskedSession(Struct, forbid_unknown_fields=True):
+    """What a browser swaps for its cookie: a one-time ticket, or a key."""
+
     ticket: str | None = None
     key: str | None = None

@@ -11,11 +11,11 @@ import logging
 import re
 import secrets
 import time
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
-from adapters.telemetry import REFUSED, REQUESTS
+from adapters.telemetry import OK, REQUESTS, UNKNOWN, answered
 from core.kernel.errors import HivebusError, NotFound, OutcomeUnknown, TooLarge, TooMany, internal
 from core.kernel.ports import Clock
 from core.kernel.registry import CommandSpec, Registry
@@ -69,7 +69,7 @@ class Commands:
             self._endpoints,
             instance=secrets.token_hex(11),
             version=version,
-            started=rfc3339(clock.now_ms()) or "",
+            started=rfc3339(clock.now_ms()),
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._bytes = 0
@@ -115,7 +115,7 @@ class Commands:
         """Whether the answer is for an inbox of the client's. If not, nothing is done: nobody would hear of it."""
         if _INBOX(message.reply):
             return True
-        REFUSED.labels("forbidden_reply").inc()
+        REQUESTS.add(self._known(message), "nats", "forbidden_reply")
         self._warn(f"A client wants its answer outside {CLIENT_INBOX}.>: what it sends is ignored.")
         return False
 
@@ -127,6 +127,7 @@ class Commands:
             retry_after_s=BUSY_RETRY_S,
         )
         self._refuse(message, error)
+        REQUESTS.add(self._known(message), "nats", error.code)
         if endpoint := self._endpoints.get(_name(message)):
             endpoint.answered(0, error.code)
 
@@ -141,7 +142,6 @@ class Commands:
         refusal: HivebusError | None = None
         try:
             answer = await self._execute(name, message)
-            REQUESTS.labels(name, "nats").inc()
             self._answer(message, {"accepted": True, **answer})
         except HivebusError as error:
             refusal = error
@@ -150,8 +150,10 @@ class Commands:
             refusal = internal()
         if refusal is not None:
             self._refuse(message, refusal)
+        took_ns = time.perf_counter_ns() - began
+        answered(self._known(message), "nats", took_ns / 1e9, refusal.code if refusal else OK)
         if endpoint := self._endpoints.get(name):
-            endpoint.answered(time.perf_counter_ns() - began, refusal.code if refusal else None)
+            endpoint.answered(took_ns, refusal.code if refusal else None)
 
     async def _execute(self, name: str, message: Message) -> dict[str, Any]:
         spec = self._specs.get(name)
@@ -170,8 +172,12 @@ class Commands:
         command = from_json(spec.struct, message.data or b"{}")
         return await self._dispatcher.command(command, self._principal, envelope)
 
+    def _known(self, message: Message) -> str:
+        """The command's name for metrics: whatever a client asks for, there are no more names than commands."""
+        name = _name(message)
+        return name if name in self._specs else UNKNOWN
+
     def _refuse(self, message: Message, error: HivebusError) -> None:
-        REFUSED.labels(error.code).inc()
         # These two headers are what clients of micro services look at.
         headers = {"Nats-Service-Error": error.code, "Nats-Service-Error-Code": str(error.status)}
         self._answer(message, refusal_of(error), headers)
@@ -179,6 +185,18 @@ class Commands:
     def _answer(self, message: Message, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         if message.reply:
             self._channel.answer(message.reply, msgspec.json.encode(body), headers or {})
+
+
+class Refusal(TypedDict):
+    """What a caller gets instead of an answer. Where the outcome is unknown, `accepted` and `refused` are null."""
+
+    accepted: Literal[False] | None
+    refused: Literal[True] | None
+    code: str
+    reason: str
+    remedy: str
+    pointer: NotRequired[str]
+    retry_after_s: NotRequired[float]
 
 
 def refusal_of(error: HivebusError) -> dict[str, Any]:

@@ -1,12 +1,10 @@
 // The page's life: come in, follow the events, say when the server is gone, and come back by itself.
 
-import {
-  EVENTS_WAIT_S, Problem, Unreachable,
-  cancelTask, openSession, readAgents, readEvents, readStatus, readTask, readTasks,
-} from "./api.js";
+import { bus, cancelTask, openSession, readAgents, readEvents, readStatus, readTask, readTasks } from "./api.js";
 import { taskDialog } from "./dialog.js";
 import { html, render, say } from "./dom.js";
 import { clockOf, count } from "./format.js";
+import { Problem, Unreachable } from "./hivebus.js";
 import { agentRows, eventRows, statusLine, taskRows } from "./views.js";
 
 const TASKS_MAX = 50;
@@ -29,34 +27,38 @@ const seen = {
 
 // --- the life --------------------------------------------------------------------------------------------------------
 
-async function live() {
-  let retry_ms = RETRY_MS_MIN;
-  for (;;) {
-    await untilVisible();
-    const life = new AbortController();
-    const hide = () => document.hidden && life.abort();
-    document.addEventListener("visibilitychange", hide);
+/** Ends what belongs to one life of the connection. */
+let life = new AbortController();
+
+bus.addEventListener("state", ({ detail: { state, error, retry_ms } }) => {
+  life.abort();
+  life = new AbortController();
+  const { signal } = life;
+  if (state === "live") live(signal);
+  else if (state === "lost") lost(error, retry_ms, signal).then(connect, () => {});
+  else if (state === "locked") askForKey(error, signal);
+});
+
+const connect = () => bus.open().catch(() => {}); // what came of it is told as a state
+
+async function start() {
+  for (let retry_ms = RETRY_MS_MIN; ; retry_ms = Math.min(retry_ms * 2, RETRY_MS_MAX)) {
     try {
       await comeIn();
-      await lookAround(life.signal);
-      retry_ms = RETRY_MS_MIN;
-      connected();
-      await Promise.all([followEvents(life.signal), followStatus(life.signal)]);
+      break;
     } catch (error) {
-      const hidden = life.signal.aborted;
-      life.abort();
-      if (hidden) continue;
-      if (error instanceof Problem && error.status === 401) {
-        await askForKey(error);
-        continue;
-      }
-      await lost(error, retry_ms);
-      retry_ms = Math.min(retry_ms * 2, RETRY_MS_MAX);
-    } finally {
-      document.removeEventListener("visibilitychange", hide);
+      await lost(error, retry_ms, new AbortController().signal);
     }
   }
+  if (!document.hidden) connect();
 }
+
+// A tab that nobody looks at holds no connection; it resumes where it was.
+document.addEventListener("visibilitychange", () => {
+  if (bus.state === "locked") return;
+  if (document.hidden) bus.close();
+  else connect();
+});
 
 /** Swap the link's ticket for the cookie. A ticket that was used does no harm to a browser that has its cookie. */
 async function comeIn() {
@@ -73,58 +75,79 @@ async function comeIn() {
   history.replaceState(null, "", url);
 }
 
-async function lookAround(signal) {
-  await refreshStatus(signal);
-  const { recorded } = seen.status.positions;
-  // A new data directory begins again; a long absence is not caught up event by event.
-  if (seen.after === null || seen.after > recorded || recorded - seen.after > BEHIND_MAX) await readTail(recorded, signal);
-  await refreshTables(signal);
-}
-
-async function readTail(recorded, signal) {
-  seen.events = [];
-  seen.after = Math.max(0, recorded - EVENTS_SHOWN_MAX);
-  take(await readEvents(seen.after, 0, signal));
-}
-
-async function followEvents(signal) {
-  for (;;) {
-    const answer = await readEvents(seen.after, behind() ? 0 : EVENTS_WAIT_S, signal);
-    take(answer);
-    if (answer.recorded - answer.next > BEHIND_MAX) await readTail(answer.recorded, signal);
-    if (answer.events.length > 0 || behind()) {
-      await refreshStatus(signal);
-      await refreshTables(signal);
-      await pause(REFRESH_MS_MIN, signal);
+/** While the connection holds: look around, then follow. A call that fails is told, and all is asked for again. */
+async function live(signal) {
+  for (let retry_ms = RETRY_MS_MIN; !signal.aborted; retry_ms = Math.min(retry_ms * 2, RETRY_MS_MAX)) {
+    try {
+      await lookAround();
+      if (signal.aborted) return;
+      connected();
+      retry_ms = RETRY_MS_MIN;
+      await follow(signal);
+    } catch (error) {
+      if (signal.aborted) return;
+      await lost(error, retry_ms, signal).catch(() => {}); // the connection ended meanwhile
     }
   }
 }
 
-async function followStatus(signal) {
-  for (;;) {
-    await pause(STATUS_EVERY_MS, signal);
-    await refreshStatus(signal);
+async function lookAround() {
+  await refreshStatus();
+  const { recorded } = seen.status.positions;
+  // A new data directory begins again; a long absence is not caught up event by event.
+  if (seen.after === null || seen.after > recorded || recorded - seen.after > BEHIND_MAX) await readTail(recorded);
+  await refreshTables();
+}
+
+async function readTail(recorded) {
+  seen.events = [];
+  seen.after = Math.max(0, recorded - EVENTS_SHOWN_MAX);
+  const { events, next } = await readEvents(seen.after);
+  take({ events, to: next });
+}
+
+/** Show what happens as it is told, and the status and the tables after it, until the connection ends. */
+async function follow(signal) {
+  const refused = new AbortController();
+  const until = AbortSignal.any([signal, refused.signal]);
+  let wake = () => {};
+  const following = bus.subscribe({}, seen.after, (batch) => {
+    take(batch);
+    wake();
+  }, (problem) => refused.abort(problem));
+  try {
+    for (;;) {
+      // Now and then without any event: the status holds measurements.
+      const told = new Promise((resolve) => (wake = resolve));
+      if (!behind()) await Promise.race([told, pause(STATUS_EVERY_MS, until)]);
+      await refreshStatus();
+      if (behind()) await refreshTables();
+      await pause(REFRESH_MS_MIN, until);
+    }
+  } finally {
+    following.close();
   }
 }
 
 /** Whether the tables show less than the events: the views are applied a moment after an event is recorded. */
 const behind = () => seen.tables && seen.shown < seen.after;
 
-function take({ events, next }) {
-  seen.after = Math.max(seen.after, next);
+function take({ events, to }) {
+  seen.after = Math.max(seen.after, to);
+  say($("events-count"), `up to position ${count(seen.after)}`);
   if (events.length === 0) return;
   seen.events = [...events.reverse(), ...seen.events].slice(0, EVENTS_SHOWN_MAX);
   render($("events-rows"), eventRows(seen.events));
 }
 
-async function refreshStatus(signal) {
-  seen.status = await readStatus(signal);
+async function refreshStatus() {
+  seen.status = await readStatus();
   seen.status_ms = Date.now();
   showStatus();
 }
 
-async function refreshTables(signal) {
-  const [tasks, agents] = await Promise.all([readTasks(TASKS_MAX, signal), readAgents(signal), refreshDialog(signal)]);
+async function refreshTables() {
+  const [tasks, agents] = await Promise.all([readTasks(TASKS_MAX), readAgents(), refreshDialog()]);
   Object.assign(seen, {
     tasks: tasks.tasks, total: tasks.pagination.total, agents: agents.agents, tables: true,
     shown: Math.min(tasks.position, agents.position),
@@ -147,7 +170,6 @@ function show() {
   render($("agents-rows"), agentRows(seen.agents));
   say($("agents-count"), count(seen.agents.length));
   render($("events-rows"), eventRows(seen.events));
-  say($("events-count"), `up to position ${count(seen.after)}`);
 }
 
 function showTasks() {
@@ -193,7 +215,8 @@ setInterval(() => {
 
 let since = null;
 
-async function lost(error, retry_ms) {
+/** Say why, and when the next try comes; resolves when it does, or sooner by the button or the network. */
+async function lost(error, retry_ms, signal) {
   if (document.body.dataset.link !== "lost") since = new Date();
   document.body.dataset.link = "lost";
   document.title = "Hivebus (no server)";
@@ -205,7 +228,7 @@ async function lost(error, retry_ms) {
   seen.failure = `Lost the server: ${reason(error)}.`;
   showStatus();
   showDialog();
-  await countdown(retry_ms);
+  await countdown(retry_ms, signal);
   say($("lost-next"), "Trying now");
 }
 
@@ -216,46 +239,38 @@ function reason(error) {
   return `the page failed over its answer (${error.message})`;
 }
 
-async function countdown(ms) {
+async function countdown(ms, signal) {
   const until = Date.now() + ms;
   const skip = new Promise((resolve) => {
-    document.querySelector("[data-retry]").addEventListener("click", resolve, { once: true });
-    window.addEventListener("online", resolve, { once: true });
+    document.querySelector("[data-retry]").addEventListener("click", resolve, { once: true, signal });
+    window.addEventListener("online", resolve, { once: true, signal });
   });
   for (let left = ms; left > 0; left = until - Date.now()) {
     say($("lost-next"), `Next try in ${Math.ceil(left / 1000)} s.`);
-    const skipped = await Promise.race([skip.then(() => true), pause(Math.min(left, 1_000)).then(() => false)]);
+    const skipped = await Promise.race([skip.then(() => true), pause(Math.min(left, 1_000), signal).then(() => false)]);
     if (skipped) return;
   }
 }
 
 function pause(ms, signal) {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, ms);
-    signal?.addEventListener("abort", () => {
+    const stop = () => {
       clearTimeout(timer);
       reject(signal.reason);
-    }, { once: true });
-  });
-}
-
-// A browser opens six connections to a host: tabs that nobody looks at must not hold them with long polls.
-function untilVisible() {
-  if (!document.hidden) return Promise.resolve();
-  return new Promise((resolve) => {
-    const look = () => {
-      if (document.hidden) return;
-      document.removeEventListener("visibilitychange", look);
-      resolve();
     };
-    document.addEventListener("visibilitychange", look);
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", stop);
+      resolve();
+    }, ms);
+    if (signal.aborted) stop();
+    else signal.addEventListener("abort", stop, { once: true });
   });
 }
 
 // --- the key ---------------------------------------------------------------------------------------------------------
 
 /** Show the form until a key opened a session. */
-async function askForKey(error) {
+async function askForKey(error, signal) {
   const refused = seen.refused;
   seen.refused = null;
   document.body.dataset.link = "locked";
@@ -269,12 +284,13 @@ async function askForKey(error) {
   $("door").hidden = false;
   $("key").focus();
   for (;;) {
-    await new Promise((resolve) => $("door").addEventListener("submit", resolve, { once: true }));
+    await new Promise((resolve) => $("door").addEventListener("submit", resolve, { once: true, signal }));
     say($("door-why"), "Asking");
     try {
       await openSession({ key: $("key").value.trim() });
       $("key").value = "";
       $("door").hidden = true;
+      connect();
       return;
     } catch (failure) {
       say($("door-why"), failure instanceof Problem ? failure.message : `No answer: ${reason(failure)}.`);
@@ -296,15 +312,14 @@ function openTask(id) {
 }
 
 /** Read the open task. Its failure is shown in the dialog and ends nothing else. */
-async function refreshDialog(signal) {
+async function refreshDialog() {
   const id = seen.open;
   if (id === null) return;
   try {
-    const task = await readTask(id, signal);
+    const task = await readTask(id);
     if (seen.open === id) Object.assign(seen, { task, failure: null });
   } catch (error) {
-    if (signal?.aborted) throw error;
-    if (seen.open === id) seen.failure = `This task could not be read: ${reason(error)}.`;
+    if (seen.open === id && bus.state === "live") seen.failure = `This task could not be read: ${reason(error)}.`;
   }
   showDialog();
 }
@@ -356,4 +371,4 @@ document.addEventListener("click", (event) => {
   else if (found("[data-open]") && getSelection().isCollapsed) openTask(found("[data-open]").dataset.open);
 });
 
-live();
+start();

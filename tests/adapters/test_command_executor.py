@@ -227,6 +227,7 @@ async def test_the_environment_holds_nothing_of_the_server(
         "TMPDIR": f"{workspace}/.tmp",
         "HIVEBUS_DATA_DIR": str(tmp_path),
         "HIVEBUS_TASK_ID": "task",
+        "HIVEBUS_AGENT_ID": "agent",
         "HIVEBUS_ATTEMPT": "1",
         WORKSPACE_VARIABLE: workspace,
         "MINE": "1",

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, select, text
 
 from adapters.sql import schema
@@ -50,6 +51,13 @@ async def test_a_parked_commit_takes_a_position_of_its_stream_and_no_version(eng
     await given(store, first)
     await given(store, parked(2), commit(3, B, commit_id=first.entry.commit_id))
     assert await rows(engines, schema.streams) == [(1, A, 1, 2), (3, B, 0, 3)]
+
+
+async def test_a_first_version_on_a_subject_that_is_known_goes_to_the_stream_that_is_there(engines: Engines) -> None:
+    await given(SqlStore(engines), commit(1, A), commit(2, B))
+    # A writer that never saw the subject takes a first version for a new stream, until the index says otherwise.
+    await given(SqlStore(engines), commit(3, "hive.log.task.c"), replace(commit(4, A), version=1), commit(5, B))
+    assert await rows(engines, schema.streams) == [(1, A, 1, 4), (2, B, 5, 5), (3, "hive.log.task.c", 3, 3)]
 
 
 async def test_actors_and_command_types_are_written_once_however_many_writers_there_were(engines: Engines) -> None:

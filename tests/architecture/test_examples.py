@@ -15,6 +15,7 @@ import pytest
 
 from tests import nats_examples
 from tests.entrypoints.program import RunningProgram, until
+from tests.web.test_hivebus_js import node
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 
@@ -51,6 +52,105 @@ def test_submit_tells_a_failure_a_refusal_and_a_wrong_key_apart(program: Running
     assert (refused.returncode, refused.stderr.partition(":")[0]) == (2, "literal_secret")
     unknown = submit(program, "true", HIVEBUS_KEY="hive_0_wrong")
     assert (unknown.returncode, unknown.stderr.partition(":")[0]) == (2, "unauthenticated")
+
+
+def test_submit_and_follow_prints_what_becomes_of_a_task(program: RunningProgram) -> None:
+    def run(*argv: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-I", str(EXAMPLES / "submit_and_follow.py"), *argv]
+        return subprocess.run(
+            command, env=environment(program, **more), capture_output=True, text=True, timeout=50, check=False
+        )
+
+    done = run("echo", "good day")
+    assert (done.returncode, done.stderr) == (0, "")
+    *events, output = done.stdout.splitlines()
+    assert output == "good day"
+    positions = [int(line.partition(" ")[0]) for line in events]
+    assert positions == sorted(positions)
+    words = [line.partition(" ")[2] for line in events]
+    assert (words[:2], words[-1]) == (["task.submitted", "task.queued"], "task.completed")
+    failed = run("/no/such/program")
+    assert (failed.returncode, failed.stderr.partition(":")[0]) == (1, "failed")
+    refused = run("deploy", "--token=abcdefgh")
+    assert (refused.returncode, refused.stderr.partition(":")[0]) == (2, "literal_secret")
+    unknown = run("true", HIVEBUS_KEY="hive_0_wrong")
+    assert (unknown.returncode, unknown.stderr.partition(":")[0]) == (2, "unauthenticated")
+
+
+@pytest.mark.peers
+@pytest.mark.timeout(120)
+def test_follow_in_node_prints_each_event_once_through_a_restart(program: RunningProgram, tmp_path: Path) -> None:
+    printed, ids = tmp_path / "events", []
+    ports = {f"HIVEBUS_{name.upper()}_PORT": url.rpartition(":")[2] for name, url in program.urls.items()}
+    first = program.submit("true", type="first")
+    with printed.open("wb") as output, (tmp_path / "states").open("wb") as states:
+        running = subprocess.Popen(
+            [*node(), str(EXAMPLES / "follow.mjs"), "0"], env=environment(program), stdout=output, stderr=states
+        )
+
+        def has(task_id: str) -> bool:
+            events = [json.loads(line) for line in printed.read_text().splitlines()]
+            ids[:] = [event["id"] for event in events]
+            ends = [event["subject"] for event in events if event["type"] == "hivebus.task.completed"]
+            return f"task/{task_id}" in ends
+
+        try:
+            until(lambda: has(first["task_id"]), what="the first task's end")
+            program.kill()
+            program.settings |= ports
+            program.start()
+            second = program.submit("true", type="second")
+            until(lambda: has(second["task_id"]), 30, what="the task's end after the restart")
+        finally:
+            running.terminate()
+            running.wait(30)
+    assert ids == [event["id"] for event in program.events(noun="task", limit=1000)][: len(ids)]
+    said = (tmp_path / "states").read_text()
+    assert "lost: " in said
+    assert said.count("live\n") == 2
+
+
+def test_who_follows_goes_on_behind_the_last_event_it_had(program: RunningProgram) -> None:
+    first = program.submit("true", requires=["nobody"])
+    command = [sys.executable, "-I", str(EXAMPLES / "follow.py"), f"{first['position']}/0"]
+    following = subprocess.Popen(command, env=environment(program), stdout=subprocess.PIPE, text=True)
+    try:
+        assert following.stdout is not None
+        lines = [following.stdout.readline()]
+        second = program.submit("true", requires=["nobody"])
+        lines += [following.stdout.readline() for _ in range(2)]
+    finally:
+        following.terminate()
+        following.communicate()
+    assert [line.split() for line in lines] == [
+        [str(first["position"]), "hivebus.task.queued", f"task/{first['task_id']}"],
+        [str(second["position"]), "hivebus.task.submitted", f"task/{second['task_id']}"],
+        [str(second["position"]), "hivebus.task.queued", f"task/{second['task_id']}"],
+    ]
+
+
+def test_the_json_rpc_client_waits_for_the_end_and_tells_a_refusal(program: RunningProgram) -> None:
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-I", str(EXAMPLES / "jsonrpc.py"), *argv]
+        return subprocess.run(
+            command, env=environment(program), capture_output=True, text=True, timeout=50, check=False
+        )
+
+    done = run("echo", "good day")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "completed\ngood day\n", "")
+    refused = run("deploy", "--token=abcdefgh")
+    assert (refused.returncode, refused.stderr.partition(":")[0]) == (1, "literal_secret")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page calls curl")
+def test_the_calls_of_the_json_rpc_page_are_answered_as_it_says(program: RunningProgram) -> None:
+    page = (EXAMPLES.parent / "how-to" / "speak-json-rpc.md").read_text()
+    script = page.partition("```sh\n")[2].partition("```")[0]
+    calls = "".join(line for line in script.splitlines(keepends=True) if not line.startswith("eval"))
+    done = subprocess.run(
+        ["sh", "-c", calls], env=environment(program), capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, page.partition("```json\n")[2].partition("```")[0])
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the example is a loop around curl")

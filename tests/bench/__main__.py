@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("append", "recorder", "rebuild", "post")
+BENCHES = ("append", "recorder", "rebuild", "post", "frames")
 
 
 def main() -> int:

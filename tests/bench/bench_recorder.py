@@ -30,6 +30,7 @@ from core.kernel.merkle import Frontier, leaf_hash
 from core.kernel.ports import Store
 from core.services.positions import PositionGate
 from core.services.projector import Projector
+from core.services.recent import Recent
 from core.services.recorder import Recorder
 from entrypoints.process import tune
 from projections.catalogue import VIEWS
@@ -181,15 +182,15 @@ async def with_views(held: Sequence[Entry], folder: Path) -> float:
     """Seconds until recorder and projector have everything in the store and in all core views."""
     store = await SqlStore.open(folder / "store.db")
     views = await SqlViews.open(folder / "views.db", VIEWS)
-    gate, done = PositionGate(), asyncio.Event()
+    gate, recent, done = PositionGate(), Recent(), asyncio.Event()
 
     def on_applied(position: int) -> None:
         if position == len(held):
             done.set()
 
     services = [
-        Recorder(FullLog(held), store, CODEC, SystemClock(), on_recorded=gate.advance).run(),
-        Projector(store, views, CODEC, gate, on_applied).run(),
+        Recorder(FullLog(held), store, CODEC, SystemClock(), on_recorded=gate.advance, recent=recent).run(),
+        Projector(store, views, CODEC, gate, on_applied, recent).run(),
     ]
     start = time.perf_counter()
     running = [asyncio.create_task(service) for service in services]

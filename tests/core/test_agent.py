@@ -30,6 +30,18 @@ OFFLINE = (*IDLE, AgentStopped(reason="gone"))
 DRAINING = (*IDLE, AgentDraining())
 RETIRED = (*DRAINING, AgentRetired())
 START = StartAgent(agent_id="a", host_id="h2", session="s2", term=4)
+# Each event beside its record in logs out there: it is written and read so for ever.
+GOLDEN = [
+    (
+        spawned(slots=2),
+        'agent.spawned/1 {"type":"shell","name":"shelly","executor":"command","capabilities":["shell"],"slots":2}',
+    ),
+    (started(), 'agent.started/1 {"host_id":"h","session":"s1","term":1}'),
+    (AgentStopped(reason="gone"), 'agent.stopped/1 {"reason":"gone"}'),
+    (AgentDraining(reason="old"), 'agent.draining/1 {"reason":"old"}'),
+    (AgentDraining(), "agent.draining/1 {}"),
+    (AgentRetired(), "agent.retired/1 {}"),
+]
 
 
 def test_a_built_in_type_brings_its_executor_its_capabilities_and_a_name() -> None:

@@ -304,11 +304,13 @@ def test_whoever_asks_without_end_fails_and_who_is_cancelled_asks_nothing() -> N
     history = (submitted(), *answered, TaskQueued(), assigned())
     fence = len(history)
     given(*history).when(AskTask(task_id="t", fence=fence, question="?")).then(
-        AttemptEnded(fence=fence, agent_id="a", outcome="failed", error=error),
+        AttemptEnded(fence=fence, agent_id="a", outcome="failed", error=error, type="greet"),
         TaskFailed(error=error, outcome="failed"),
     )
     given(*RUNS, CancelRequested(grace_s=5.0, reason="enough")).when(ASKS).then(
-        AttemptEnded(fence=3, agent_id="a", outcome="cancelled", error="It was cancelled while it asked."),
+        AttemptEnded(
+            fence=3, agent_id="a", outcome="cancelled", error="It was cancelled while it asked.", type="greet"
+        ),
         TaskCancelled(reason="enough"),
     )
 

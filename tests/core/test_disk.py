@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 
@@ -164,11 +164,10 @@ class Stubborn(MemoryStore):
         self.taken = taken
         self.tries = 0
 
-    async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> None:
+    async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> Collection[int]:
         self.tries += 1
         if self.tries > self.refusals:
-            await super().record(recordings, old=old, new=new)
-            return
+            return await super().record(recordings, old=old, new=new)
         if self.taken:
             await super().record(recordings, old=old, new=new)
         raise Unavailable("The store cannot be written: database or disk is full.")

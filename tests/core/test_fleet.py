@@ -19,6 +19,7 @@ from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import decide
 from core.scheduling.shares import UNKNOWN_MS, Shares
+from core.scheduling.statistics import Statistics
 from core.scheduling.waiting import Limited
 from core.task import (
     AttemptEnded,
@@ -48,6 +49,10 @@ from tests.given import (
 )
 
 NEED = Requirement("command", (), "shell", None)
+# Each event beside its record in logs out there: it is written and read so for ever.
+GOLDEN = [
+    (SchedulerElected(leader="l"), 'scheduler.elected/1 {"leader":"l"}'),
+]
 
 
 def folded(history: History) -> Fleet:
@@ -331,7 +336,7 @@ def test_a_log_that_was_trimmed_of_what_has_ended_folds_to_the_same_fleet(
     trimmed.position = whole.position
     # How long those took that have gone is forgotten with them, and the tokens that they took: shares begin anew.
     for fleet in (trimmed, whole):
-        fleet.shares = Shares()
+        fleet.shares, fleet.statistics = Shares(), Statistics()
         fleet.limits.buckets = {}
         for entry in fleet.tasks.values():
             entry.charged_ms = 0.0

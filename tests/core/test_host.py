@@ -10,6 +10,12 @@ from tests.given import History, given, registered
 
 REGISTER = RegisterHost(host_id="h", name="box", session="s1", executors=["python", "command"], slots=8)
 LOST = HostLost(session="s1", reason="silence")
+# Each event beside its record in logs out there: it is written and read so for ever.
+GOLDEN = [
+    (registered(), 'host.registered/1 {"name":"box","session":"s1","executors":["command","python"],"slots":8}'),
+    (HostLost(session="s1", reason="silence"), 'host.lost/1 {"session":"s1","reason":"silence"}'),
+    (HostLeft(session="s1"), 'host.left/1 {"session":"s1"}'),
+]
 
 
 def test_a_host_begins_a_session() -> None:

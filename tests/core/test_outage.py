@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 
@@ -27,14 +27,15 @@ class FailingStore(MemoryStore):
         self.script = list(script)
         self.recorded = 0
 
-    async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> None:
+    async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> Collection[int]:
         step = "ok" if not self.script or self.script[0] == "checkpoint away" else self.script.pop(0)
         if step == "away":
             raise AWAY
-        await super().record(recordings, old=old, new=new)
+        repeats = await super().record(recordings, old=old, new=new)
         self.recorded += 1
         if step == "lost":
             raise AWAY
+        return repeats
 
     async def checkpoint(self) -> Checkpoint:
         if self.script and self.script[0] == "checkpoint away":
@@ -105,7 +106,7 @@ async def test_a_rival_that_wrote_during_the_outage_stops_the_recorder() -> None
     history = a_history()
 
     class Taken(FailingStore):
-        async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> None:
+        async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> Collection[int]:
             await MemoryStore.record(self, recordings[:1], old=old, new=Checkpoint(1, 7, (bytes(32),)))
             raise AWAY
 

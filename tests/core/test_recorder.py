@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from uuid import UUID
 
 import msgspec
@@ -74,7 +74,7 @@ class SteppingClock:
 class RefusingStore(MemoryStore):
     """A store at whose checkpoint another recorder was faster."""
 
-    async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> None:
+    async def record(self, recordings: Sequence[Recording], *, old: Checkpoint, new: Checkpoint) -> Collection[int]:
         raise CheckpointMoved
 
 

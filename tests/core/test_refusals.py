@@ -5,7 +5,7 @@ import pytest
 from adapters.memory.log import MemoryLog
 from core.kernel.commit import Entry, Event, split_subject
 from core.kernel.errors import Refused
-from core.kernel.outcomes import CommandRefused, RefusalsSuppressed
+from core.kernel.outcomes import CommandRefused, CommandUnchanged, RefusalsSuppressed
 from core.kernel.refusals import ACTORS_MAX, PER_SECOND_MAX, RefusalLedger
 from core.kernel.registry import Context
 from tests.given import CODEC, CORRELATION, NOW_MS, ManualClock, caller, command_id
@@ -14,6 +14,22 @@ REFUSAL = Refused("It is over.", code="stale_fence", pointer="/fence", remedy="S
 EVENT = CommandRefused(
     command="task.complete", target="t", code="stale_fence", sentence="It is over.", pointer="/fence"
 )
+# Each event beside its record in logs out there: it is written and read so for ever.
+GOLDEN = [
+    (CommandUnchanged(), "command.unchanged/1 {}"),
+    (
+        CommandRefused(
+            command="task.cancel", target="t", code="illegal_transition", sentence="No.", pointer="/task_id"
+        ),
+        'command.refused/1 {"command":"task.cancel","target":"t","code":"illegal_transition",'
+        '"sentence":"No.","pointer":"/task_id"}',
+    ),
+    (
+        CommandRefused(command="task.cancel", target="t", code="x", sentence="No."),
+        'command.refused/1 {"command":"task.cancel","target":"t","code":"x","sentence":"No."}',
+    ),
+    (RefusalsSuppressed(count=12), 'refusals.suppressed/1 {"count":12}'),
+]
 
 
 @pytest.fixture

@@ -371,7 +371,7 @@ async def test_a_task_is_announced_to_its_host_once_its_assignment_is_on_the_log
     await until(lambda: bool(world.post.runs), "the order")
     fence = await world.bus.position_of("task", accepted.aggregate_id)
     assert (await world.events("task"))[2:] == [
-        TaskAssigned(agent_id=agent_id, host_id="h", session="s1", term=1, attempt=1)
+        TaskAssigned(agent_id=agent_id, host_id="h", session="s1", term=1, attempt=1, agent_type="shell")
     ]
     order = Run(
         task_id=accepted.aggregate_id,
@@ -514,6 +514,8 @@ async def test_a_silent_host_is_lost_after_its_lease_and_its_tasks_go_elsewhere(
         fence=order.fence,
         agent_id=order.agent_id,
         outcome="lease_expired",
+        agent_type="shell",
+        type="greet",
         error="Its host was lost: no beat for 20 s.",
     )
 

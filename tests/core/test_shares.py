@@ -16,6 +16,15 @@ from core.task import TaskCancelled
 from tests.given import NOW_MS, History
 from tests.scene import Scene, names
 
+# Each event beside its record in logs out there: it is written and read so for ever.
+GOLDEN = [
+    (
+        LimitSet(key="api", concurrency=4, rate_per_s=2.5, burst=3, weight=2.0),
+        'limit.set/1 {"key":"api","concurrency":4,"rate_per_s":2.5,"burst":3,"weight":2.0}',
+    ),
+    (LimitSet(key="api"), 'limit.set/1 {"key":"api"}'),
+]
+
 
 def busy(slots: int = 2) -> Scene:
     """Given one agent with so many slots."""

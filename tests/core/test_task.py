@@ -25,6 +25,7 @@ from core.task import (
     ProgressTask,
     QueueTask,
     Retry,
+    Routing,
     StartTask,
     SubmitTask,
     Task,
@@ -49,10 +50,60 @@ FAILED = (*ASSIGNED, TaskFailed(error="no", outcome="failed"))
 CANCELLED = (*QUEUED, TaskCancelled())
 SCHEDULED = (submitted(), TaskScheduled(not_before_ms=NOW_MS + 5))
 CANCELLING = (*RUNNING, CancelRequested(grace_s=5.0, reason="enough"))
+# Each event beside its record in logs out there: it is written and read so for ever.
+GOLDEN = [
+    (TaskQueued(), "task.queued/1 {}"),
+    (TaskScheduled(not_before_ms=NOW_MS + 1), 'task.scheduled/1 {"not_before_ms":1800000000001}'),
+    (assigned(term=3, attempt=2), 'task.assigned/1 {"agent_id":"a","host_id":"h","session":"s1","term":3,"attempt":2}'),
+    (
+        assigned(agent_type="shell", routing=Routing(folded=7, draw=0.25, scores={"painter": 2.5, "shell": 1.5})),
+        'task.assigned/1 {"agent_id":"a","host_id":"h","session":"s1","term":1,"attempt":1,"agent_type":"shell",'
+        '"routing":{"folded":7,"draw":0.25,"scores":{"painter":2.5,"shell":1.5}}}',
+    ),
+    (
+        TaskCompleted(fence=7, agent_id="a", started_ms=5, result={}, agent_type="shell", type="greet"),
+        'task.completed/1 {"fence":7,"agent_id":"a","started_ms":5,"result":{},"agent_type":"shell","type":"greet"}',
+    ),
+    (
+        TaskStarted(fence=7, agent_id="a", started_ms=NOW_MS),
+        'task.started/1 {"fence":7,"agent_id":"a","started_ms":1800000000000}',
+    ),
+    (
+        TaskProgressed(fence=7, progress=0.25, current_step="boil", steps_completed=1, total_steps=4),
+        'task.progressed/1 {"fence":7,"progress":0.25,"current_step":"boil","steps_completed":1,"total_steps":4}',
+    ),
+    (TaskProgressed(fence=7), 'task.progressed/1 {"fence":7}'),
+    (
+        AttemptEnded(
+            fence=7, agent_id="a", outcome="timed_out", error="late", started_ms=NOW_MS, result={"exit_code": 1}
+        ),
+        'task.attempt_ended/1 {"fence":7,"agent_id":"a","outcome":"timed_out","error":"late",'
+        '"started_ms":1800000000000,"result":{"exit_code":1}}',
+    ),
+    (
+        AttemptEnded(fence=7, agent_id="a", outcome="crashed", error="gone"),
+        'task.attempt_ended/1 {"fence":7,"agent_id":"a","outcome":"crashed","error":"gone"}',
+    ),
+    (
+        TaskCompleted(
+            fence=7,
+            agent_id="a",
+            started_ms=NOW_MS,
+            result={"exit_code": 0, "stdout": "hi\n", "n": [1, 2.5, None, True]},
+        ),
+        'task.completed/1 {"fence":7,"agent_id":"a","started_ms":1800000000000,"result":{"exit_code":0,'
+        '"stdout":"hi\\n","n":[1,2.5,null,true]}}',
+    ),
+    (TaskFailed(error="no more", outcome="output_limit"), 'task.failed/1 {"error":"no more","outcome":"output_limit"}'),
+    (CancelRequested(grace_s=5.0, reason="enough"), 'task.cancel_requested/1 {"grace_s":5.0,"reason":"enough"}'),
+    (CancelRequested(grace_s=5.0), 'task.cancel_requested/1 {"grace_s":5.0}'),
+    (TaskCancelled(reason="enough"), 'task.cancelled/1 {"reason":"enough"}'),
+    (TaskCancelled(), "task.cancelled/1 {}"),
+]
 
 
 def ended(outcome: Any, error: str = "it broke", **more: Any) -> AttemptEnded:
-    return AttemptEnded(fence=FENCE, agent_id="a", outcome=outcome, error=error, **more)
+    return AttemptEnded(fence=FENCE, agent_id="a", outcome=outcome, error=error, type="greet", **more)
 
 
 def fails(outcome: Any = "failed", **more: Any) -> FailTask:
@@ -196,7 +247,7 @@ def test_a_completion_beats_a_cancel_on_its_way() -> None:
     state = (
         given(*CANCELLING)
         .when(CompleteTask(task_id="t", fence=FENCE, started_ms=NOW_MS, result={"x": 1}))
-        .then(TaskCompleted(fence=FENCE, agent_id="a", started_ms=NOW_MS, result={"x": 1}))
+        .then(TaskCompleted(fence=FENCE, agent_id="a", started_ms=NOW_MS, result={"x": 1}, type="greet"))
     )
     assert state.status == "completed"
 
@@ -338,7 +389,7 @@ def test_max_attempts_counts_failures_over_all_attempts() -> None:
     history = with_retry(ended("failed"), TaskQueued(), assigned(attempt=2), max_attempts=2)
     command = FailTask(task_id="t", fence=6, outcome="failed", error="again")
     given(*history).when(command).then(
-        AttemptEnded(fence=6, agent_id="a", outcome="failed", error="again"),
+        AttemptEnded(fence=6, agent_id="a", outcome="failed", error="again", type="greet"),
         TaskFailed(error="again", outcome="failed"),
     )
 
@@ -360,7 +411,7 @@ def test_a_task_that_keeps_killing_its_hosts_fails() -> None:
     history = with_retry(ended("crashed"), TaskQueued(), assigned(attempt=2), max_crashes=1)
     command = ExpireTask(task_id="t", fence=6, outcome="lease_expired", error="Silence.")
     given(*history).when(command).then(
-        AttemptEnded(fence=6, agent_id="a", outcome="lease_expired", error="Silence."),
+        AttemptEnded(fence=6, agent_id="a", outcome="lease_expired", error="Silence.", type="greet"),
         TaskFailed(error="Lost 2 attempts with their host. Silence.", outcome="crashed"),
     )
 

@@ -42,6 +42,28 @@ async def test_what_is_small_and_public_needs_no_sealing(parameters: dict[str, A
     assert await vault().seal(parameters) is None
 
 
+LARGE = "a" * (INLINE_MAX_BYTES + 1)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"x": LARGE},
+        {"x": ["a", LARGE]},
+        {"x": [["a", LARGE]]},
+        {"x": {"y": LARGE}},
+        {"private": 1},
+        {"x": {"private": 1}},
+    ],
+    ids=["a text", "in a list", "in a list of lists", "in an object", "all of it private", "a private one inside"],
+)
+async def test_what_is_large_or_private_is_sealed_wherever_it_stands(parameters: dict[str, Any]) -> None:
+    blobs = MemoryBlobs()
+    found = await sealed(parameters, blobs)
+    assert found.parameters != parameters
+    assert "blob" in str(found.parameters)
+
+
 async def test_a_large_value_goes_to_the_blobs_by_its_hash_and_the_rest_stays() -> None:
     blobs, large = MemoryBlobs(), "é" * (INLINE_MAX_BYTES // 2 + 1)
     raw = large.encode()

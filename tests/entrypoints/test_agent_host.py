@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.entrypoints.problem import problem
 from tests.entrypoints.program import FREE_PORTS, REPOSITORY, START_S, RunningProgram, alive, until
 
 HOST = (sys.executable, "-c", "import sys; from entrypoints.agent_host import serve; sys.exit(serve())")
@@ -154,3 +156,32 @@ def test_an_agent_host_starts_without_what_only_a_server_needs() -> None:
     code = "import sys, entrypoints.agent_host; print(sorted({'sanic', 'sqlalchemy', 'aiosqlite'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_host_with_a_port_for_metrics_says_how_it_is_and_what_it_runs(
+    program: RunningProgram, host: RunningHost
+) -> None:
+    [url] = re.findall(r"metrics +(http://127.0.0.1:[0-9]+)/metrics", host.said)
+    assert program.client.get(f"{url}/health/live").json() == {"status": "live"}
+    assert program.client.get(f"{url}/health/ready").json() == {"status": "ready"}
+    assert "hivebus_host_attempts_running 0.0\n" in program.client.get(f"{url}/metrics").text
+    task = program.submit("sleep", "60", agent_id=agent_of(program))
+    program.reaches(task["task_id"], "running")
+    text = program.client.get(f"{url}/metrics").text
+    assert "hivebus_host_attempts_running 1.0\n" in text
+    assert "hivebus_process_resident_memory_bytes" in text
+    # What only a server knows is absent.
+    assert not re.search(r"^hivebus_(tasks|log_head)", text, re.MULTILINE)
+    foreign = program.client.get(f"{url}/metrics", headers={"Host": "evil.example"})
+    problem(foreign, 403, "forbidden_host")
+
+
+def test_a_host_without_such_a_port_listens_nowhere(program: RunningProgram) -> None:
+    running = RunningHost(program.root, "quiet", HIVEBUS_METRICS_PORT="")
+    try:
+        running.begun()
+        assert "metrics" not in running.said
+        listens = [c for c in psutil.Process(running.process.pid).net_connections() if c.status == psutil.CONN_LISTEN]
+        assert listens == []
+    finally:
+        running.close()

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
+from adapters.telemetry import REQUESTS
 from core.actions import registry
-from core.kernel.errors import NotFound, Unprocessable
+from core.kernel.errors import HivebusError, NotFound, Unprocessable
 from core.services.dispatch import Principal
 from entrypoints.calls import Action, Calls, CommandOptions, QueryOptions
 from projections.catalogue import QUERIES
@@ -62,3 +63,27 @@ def test_no_field_of_an_action_is_taken_for_an_option() -> None:
         assert not set(command.struct.__struct_fields__) & set(CommandOptions.__struct_fields__), command.name
     for query in program.queries.values():
         assert not set(query.struct.__struct_fields__) & set(QueryOptions.__struct_fields__), query.name
+
+
+async def test_a_call_is_counted_once_by_its_outcome_and_an_unknown_name_as_unknown() -> None:
+    before = _counted()
+    calls = Calls([GREET])
+    await calls.call("test.greet", {"name": "Ann"}, OWNER, transport="test")
+    for name, arguments in (("test.greet", {}), ("test.gret", {}), ("made.up", {})):
+        with pytest.raises(HivebusError):
+            await calls.call(name, arguments, OWNER, transport="test")
+    moved = {labels: count - before.get(labels, 0) for labels, count in _counted().items()}
+    assert {labels: count for labels, count in moved.items() if count} == {
+        ("test.greet", "ok"): 1,
+        ("test.greet", "missing_field"): 1,
+        ("unknown", "unknown_action"): 2,
+    }
+
+
+def _counted() -> dict[tuple[str, str], float]:
+    return {
+        (sample.labels["action"], sample.labels["outcome"]): sample.value
+        for family in REQUESTS.collect()
+        for sample in family.samples
+        if sample.labels["transport"] == "test"
+    }

@@ -141,13 +141,13 @@ async def test_a_publish_without_a_reply_is_carried_out_and_its_outcome_is_an_ev
         metrics = await until(
             lambda: (
                 (text := metrics_of(program))
-                and 'refused_total{code="missing_field"}' in text
-                and 'refused_total{code="unknown_agent"}' in text
+                and 'requests_total{action="task.submit",outcome="missing_field",transport="nats"}' in text
+                and 'requests_total{action="agent.retire",outcome="unknown_agent",transport="nats"}' in text
                 and text
             ),
             "what was malformed to be counted",
         )
-        assert 'hivebus_requests_total{action="task.submit"}' in metrics
+        assert 'hivebus_requests_total{action="task.submit",outcome="ok",transport="nats"}' in metrics
 
 
 def metrics_of(program: RunningProgram) -> str:

@@ -529,7 +529,8 @@ def test_metrics_are_exposed_and_move(program: RunningProgram) -> None:
         assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
         return response.text
 
-    name = 'hivebus_requests_total{action="task.submit",transport="rest"}'
+    name = 'hivebus_requests_total{action="task.submit",outcome="ok",transport="rest"}'
+    program.submit("true", requires=["nobody"])
     before = scrape()
     answer = program.submit("true", requires=["nobody"])
     program.task(answer["task_id"])
@@ -560,6 +561,7 @@ def test_head_is_get_without_the_body(program: RunningProgram, path: str) -> Non
         ("/api/tasks", "GET, HEAD, POST"),
         (f"/api/tasks/{UNKNOWN_ID}", "DELETE, GET, HEAD"),
         ("/api/status", "GET, HEAD"),
+        ("/api/", "POST"),
     ],
 )
 def test_another_method_is_a_405_that_names_those_there_are(
@@ -570,9 +572,7 @@ def test_another_method_is_a_405_that_names_those_there_are(
     assert response.headers["allow"] == allowed
 
 
-@pytest.mark.parametrize(
-    "path", ["/nope", "/api", "/api/", "/api/nope", "/api/tasks/a/b", "/api/../etc/passwd", "/index.php"]
-)
+@pytest.mark.parametrize("path", ["/nope", "/apis", "/api/nope", "/api/tasks/a/b", "/api/../etc/passwd", "/index.php"])
 @pytest.mark.parametrize("listener", ["api", "ui", "metrics"])
 def test_an_unknown_path_is_a_404_in_json(program: RunningProgram, listener: str, path: str) -> None:
     problem(program.request("GET", program.urls[listener] + path), 404, "unknown_path")

@@ -81,6 +81,7 @@ def test_a_misspelt_variable_is_refused_with_the_one_that_was_meant(
         "HIVEBUS_DEBUG",
         "HIVEBUS_SECRET_TOKEN",
         "HIVEBUS_TASK_ID",
+        "HIVEBUS_AGENT_ID",
         "HIVEBUS_ATTEMPT",
         "HIVE",
     ],

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from adapters.sql import pages
 from adapters.sql import rebuild as module
 from adapters.sql.rebuild import Rebuilt, Stopped, rebuild, roll_back, stale
 from adapters.sql.store import SqlStore
@@ -79,7 +80,7 @@ def test_what_is_folded_anew_has_the_rows_the_indexes_and_the_checksums_of_the_l
     history = a_long_history(seed)
     asyncio.run(projected(tmp_path, history, VIEWS))
     live = content(tmp_path / "views.db")
-    monkeypatch.setattr(module, "PAGE_COMMITS_MAX", 17)
+    monkeypatch.setattr(pages, "PAGE_COMMITS_MAX", 17)
     monkeypatch.setattr(module, "UNSETTLED_BYTES_MAX", unsettled)
     monkeypatch.setattr("projections.tasks.Tasks.rows_kept", 2)
     heard: list[tuple[int, int]] = []
@@ -135,7 +136,7 @@ def test_what_cannot_be_folded_is_parked_as_live_does_it(
     asyncio.run(projected(tmp_path, history, views))
     live = content(tmp_path / "views.db")
     assert len(live["view_parked"][1]) == 1
-    monkeypatch.setattr(module, "PAGE_COMMITS_MAX", page)
+    monkeypatch.setattr(pages, "PAGE_COMMITS_MAX", page)
     done = again(tmp_path, views)
     assert [(view.name, view.same, view.live) for view in done.views] == [
         ("boxes", True, True),
@@ -263,7 +264,7 @@ def test_a_rebuild_that_is_asked_to_stop_leaves_everything_as_it_was(
 ) -> None:
     asyncio.run(made(tmp_path, a_history()))
     before = (tmp_path / "views.db").read_bytes()
-    monkeypatch.setattr(module, "PAGE_COMMITS_MAX", 2)
+    monkeypatch.setattr(pages, "PAGE_COMMITS_MAX", 2)
     heard: list[int] = []
     with pytest.raises(Stopped):
         again(tmp_path, progress=lambda position, end: heard.append(position), halted=lambda: len(heard) == 2)
@@ -275,7 +276,7 @@ def test_a_rebuild_that_is_asked_to_stop_leaves_everything_as_it_was(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from adapters.sql import files, rebuild as module
+from adapters.sql import files, pages, rebuild as module
 from projections.catalogue import VIEWS
 from tests.given import CODEC
 def die(*_):
@@ -286,7 +287,7 @@ if where == "before the old ones are kept":
 elif where == "before the new ones are live":
     second_name = files._second_name
     files._second_name = lambda path, name: (second_name(path, name), die())
-module.PAGE_COMMITS_MAX = 2
+pages.PAGE_COMMITS_MAX = 2
 progress = die if where == "between pages" else lambda position, end: None
 module.rebuild(Path(sys.argv[1]), VIEWS, CODEC, [view.name for view in VIEWS], progress=progress)
 """

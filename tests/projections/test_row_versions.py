@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from sqlalchemy import JSON, Boolean, Column, Float, MetaData, String, Table, create_engine, select
 
-from adapters.sql.rows import CHECKSUM_ZERO, add_checksum, checksum_of, writer_of
+from adapters.sql.rows import CHECKSUM_ZERO, Shape, add_checksum, checksum_of, writer_of
 from adapters.sql.views import SqlViews, ViewState
 from core.agent import AgentDraining, AgentRetired, AgentStopped
 from core.kernel.commit import Commit, Event
@@ -95,11 +96,18 @@ def _by_key(row: dict[str, Any]) -> tuple[str, int]:
     return row["id"], row["valid_from"]
 
 
-def checksum(rows: Sequence[Row]) -> bytes:
+def checksum(table: Table, rows: Sequence[Row]) -> bytes:
     """The checksum over the rows that are true now."""
-    bare = [{k: v for k, v in row.items() if k not in ("valid_from", "valid_to")} for row in rows]
-    true_now = [row for row, full in zip(bare, rows, strict=True) if full.get("valid_to", FOREVER) == FOREVER]
-    return add_checksum(CHECKSUM_ZERO, sum(map(checksum_of, true_now)))
+    cells_of = Shape(table).cells_of
+    true_now = [row for row in rows if row.get("valid_to", FOREVER) == FOREVER]
+    return add_checksum(CHECKSUM_ZERO, sum(checksum_of(cells_of(row)) for row in true_now))
+
+
+def test_a_checksum_is_over_the_cells_in_the_order_of_the_columns_with_json_as_text() -> None:
+    cells = Shape(boxes).cells_of({"open": True, "weight": 0.5, "items": ["a", None], "id": "x"})
+    assert cells == ("x", '["a",null]', 0.5, True)
+    digest = hashlib.sha256(b'["x","[\\"a\\",null]",0.5,true]').digest()
+    assert checksum_of(cells) == int.from_bytes(digest[:16], "big")
 
 
 async def table_of(views: SqlViews, table: Table) -> list[dict[str, Any]]:
@@ -169,7 +177,7 @@ async def test_each_commit_that_changes_a_row_makes_a_version_that_was_true_unti
             box("a", ["AgentSpawned", "AgentStarted"], 1.0, 3),
             box("b", ["AgentSpawned"], 0.5, 2),
         ]
-        assert views.states == {"boxes": ViewState(Boxes.version(), 3, checksum(rows))}
+        assert views.states == {"boxes": ViewState(Boxes.version(), 3, checksum(boxes, rows))}
         assert views.position == 3
 
 
@@ -194,7 +202,7 @@ async def test_a_removed_row_was_true_until_then_and_can_come_again(tmp_path: Pa
             box("a", ["AgentSpawned"], 0.5, 3, 4),
             box("a", ["AgentSpawned"], 0.5, 4),
         ]
-        assert views.states["boxes"].checksum == checksum(rows)
+        assert views.states["boxes"].checksum == checksum(boxes, rows)
 
 
 async def test_a_view_without_rows_has_the_checksum_of_nothing(tmp_path: Path) -> None:
@@ -237,7 +245,7 @@ def test_batches_cut_at_any_place_give_the_rows_and_the_checksum_of_the_fold(
     history = agents(*commits)
     for view in (Boxes(), Unkept()):
         rows = spans(view, history)
-        assert written(view, history, cuts) == (rows, checksum(rows))
+        assert written(view, history, cuts) == (rows, checksum(boxes, rows))
 
 
 @settings(max_examples=25, deadline=None)
@@ -249,7 +257,7 @@ def test_the_views_of_the_program_are_the_same_however_a_fleets_history_is_cut(
     for view in VIEWS:
         rows, sum_ = written(view, history, cuts)
         assert (rows, sum_) == written(view, history, [])
-        assert sum_ == checksum(rows)
+        assert sum_ == checksum(view.table, rows)
         if isinstance(view, RowView):
             assert rows == spans(view, history)
 
@@ -297,7 +305,7 @@ async def test_views_go_on_where_they_were_closed(tmp_path: Path) -> None:
     try:
         rows = await table_of(views, boxes)
         assert rows == spans(Boxes(), history)
-        assert views.states["boxes"] == ViewState(Boxes.version(), 4, checksum(rows))
+        assert views.states["boxes"] == ViewState(Boxes.version(), 4, checksum(boxes, rows))
     finally:
         await views.close()
 
@@ -352,7 +360,7 @@ async def test_an_event_that_cannot_be_folded_parks_its_aggregate_for_that_view_
                 box("b", ["AgentSpawned"], 0.5, 2, 4),
                 box("b", ["AgentSpawned", "AgentStarted"], 1.0, 4),
             ]
-            assert views.states["boxes"] == ViewState(Boxes.version(), 5, checksum(rows))
+            assert views.states["boxes"] == ViewState(Boxes.version(), 5, checksum(boxes, rows))
             assert len(await rows_of(views, select(timeline))) == 6
             assert views.parked == 1
     assert [line.message for line in caplog.records] == [

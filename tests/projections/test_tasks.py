@@ -36,6 +36,7 @@ SUBMITTED: dict[str, Any] = {
     "priority": 5,
     "correlation_id": CORRELATION,
     "created_ms": NOW_MS,
+    "updated_ms": NOW_MS,
     "agent_id": None,
     "attempt": 0,
     "progress": None,
@@ -49,8 +50,15 @@ SUBMITTED: dict[str, Any] = {
     "outcome": None,
     "result": None,
     "attempts": [],
+    "routing": None,
 }
-ASSIGNED = SUBMITTED | {"status": "assigned", "agent_id": "a", "attempt": 1, "assigned_ms": NOW_MS + 10}
+ASSIGNED = SUBMITTED | {
+    "status": "assigned",
+    "updated_ms": NOW_MS + 10,
+    "agent_id": "a",
+    "attempt": 1,
+    "assigned_ms": NOW_MS + 10,
+}
 
 
 def lived(*commits: tuple[Event, ...]) -> History:
@@ -95,16 +103,18 @@ def test_an_assigned_task_names_its_agent_and_attempt() -> None:
 
 def test_a_running_task_tells_its_start_and_its_latest_progress() -> None:
     started = TaskStarted(fence=2, agent_id="a", started_ms=NOW_MS + 15)
-    running = ASSIGNED | {"status": "running", "started_ms": NOW_MS + 15}
+    running = ASSIGNED | {"status": "running", "updated_ms": NOW_MS + 20, "started_ms": NOW_MS + 15}
     assert row((assigned(),), (started,)) == running
     progressed = TaskProgressed(fence=2, progress=0.5, current_step="boil")
-    assert row((assigned(),), (started,), (progressed,)) == running | {"progress": 0.5, "current_step": "boil"}
+    step = {"updated_ms": NOW_MS + 30, "progress": 0.5, "current_step": "boil"}
+    assert row((assigned(),), (started,), (progressed,)) == running | step
 
 
 def test_a_completed_task_has_its_result_and_its_attempt() -> None:
     completed = TaskCompleted(fence=2, agent_id="a", started_ms=NOW_MS + 12, result={"exit_code": 0})
     assert row((assigned(),), (completed,)) == ASSIGNED | {
         "status": "completed",
+        "updated_ms": NOW_MS + 20,
         "progress": 1.0,
         "outcome": "completed",
         "result": {"exit_code": 0},
@@ -116,6 +126,7 @@ def test_a_completed_task_has_its_result_and_its_attempt() -> None:
 
 SCHEDULED = ASSIGNED | {
     "status": "scheduled",
+    "updated_ms": NOW_MS + 20,
     "agent_id": None,
     "not_before_ms": NOW_MS + 99,
     "error": "it broke",
@@ -129,7 +140,11 @@ SCHEDULED = ASSIGNED | {
 def test_a_task_in_back_off_tells_why_and_until_when() -> None:
     events = (ended(started_ms=NOW_MS + 11, result={"exit_code": 1}), TaskScheduled(not_before_ms=NOW_MS + 99))
     assert row((assigned(),), events) == SCHEDULED
-    assert row((assigned(),), events, (TaskQueued(),)) == SCHEDULED | {"status": "queued", "not_before_ms": None}
+    assert row((assigned(),), events, (TaskQueued(),)) == SCHEDULED | {
+        "status": "queued",
+        "updated_ms": NOW_MS + 30,
+        "not_before_ms": None,
+    }
 
 
 def test_another_attempt_begins_without_what_the_last_one_left() -> None:
@@ -137,6 +152,7 @@ def test_another_attempt_begins_without_what_the_last_one_left() -> None:
     again = row((assigned(),), events, (assigned(attempt=2),))
     assert again == SCHEDULED | {
         "status": "assigned",
+        "updated_ms": NOW_MS + 30,
         "agent_id": "a",
         "attempt": 2,
         "assigned_ms": NOW_MS + 30,
@@ -161,6 +177,7 @@ def test_a_failed_task_keeps_its_error_and_names_its_last_agent() -> None:
     found = row((assigned(),), (ended("timed_out"), TaskFailed(error="no more", outcome="timed_out")))
     assert found == ASSIGNED | {
         "status": "failed",
+        "updated_ms": NOW_MS + 20,
         "error": "no more",
         "outcome": "timed_out",
         "completed_ms": NOW_MS + 20,
@@ -170,13 +187,14 @@ def test_a_failed_task_keeps_its_error_and_names_its_last_agent() -> None:
 
 def test_a_cancelled_task_ends_at_once_or_after_its_attempt() -> None:
     gone = {"status": "cancelled", "outcome": "cancelled"}
-    assert row((TaskCancelled(),)) == SUBMITTED | gone | {"completed_ms": NOW_MS + 10}
+    assert row((TaskCancelled(),)) == SUBMITTED | gone | {"updated_ms": NOW_MS + 10, "completed_ms": NOW_MS + 10}
     asked = row((assigned(),), (CancelRequested(grace_s=5.0),))
-    assert asked == ASSIGNED | {"cancelling": True}
+    assert asked == ASSIGNED | {"updated_ms": NOW_MS + 20, "cancelling": True}
     stopped = row((assigned(),), (CancelRequested(grace_s=5.0),), (ended("cancelled"), TaskCancelled()))
     assert stopped == ASSIGNED | gone | {
         "cancelling": True,
         "error": "it broke",
+        "updated_ms": NOW_MS + 30,
         "completed_ms": NOW_MS + 30,
         "attempts": [attempt(1, NOW_MS + 30, "cancelled", "it broke", None)],
     }
@@ -213,6 +231,9 @@ def test_what_was_asked_for_is_kept_beside_the_life() -> None:
         "name": "first",
         "labels": {"x": "y"},
         "actor": "grace",
+        "fairness_key": None,
+        "concurrency_key": None,
+        "rate_key": None,
         "depends_on": None,
         "on_dependency_failure": None,
         "parent": None,
@@ -279,6 +300,11 @@ async def test_tasks_are_listed_newest_first_page_by_page(tmp_path: Path) -> Non
         ({"agent_id": "a"}, ["t2", "t1", "t0"]),
         ({"correlation_id": CORRELATION, "type": "even", "status": "failed"}, ["t2"]),
         ({"correlation_id": "other"}, []),
+        ({"status": "completed,pending,failed"}, ["t4", "t2", "t0"]),
+        ({"updated_since": rfc3339(NOW_MS + 5_500)}, ["t3", "t2", "t0"]),
+        ({"updated_since": rfc3339(NOW_MS + 5_501)}, []),
+        ({"order": "updated"}, ["t3", "t2", "t0", "t1", "t4"]),
+        ({"order": "updated", "before": 12, "limit": 2}, ["t0", "t1"]),
     ],
     ids=str,
 )
@@ -292,6 +318,28 @@ async def test_a_word_that_is_no_status_is_refused_and_not_answered_with_nothing
         with pytest.raises(Unprocessable) as caught:
             await ids(views, status="done")
         assert caught.value.pointer == "/status"
+
+
+async def test_pages_by_the_last_change_hold_each_task_once_whatever_happens_in_between(tmp_path: Path) -> None:
+    async with projected(tmp_path, VIEWS, a_day()) as views:
+        first = await ask(views, q.list_tasks, q.ListTasks(order="updated", limit=3), 11)
+        assert [task["id"] for task in first["tasks"]] == ["t2", "t0", "t1"]
+        assert first["pagination"]["has_more"]
+        # t3 is cancelled at 13, t2 fails at 12: neither moves within the pages that began at 11.
+        before = first["tasks"][-1]["updated"]
+        last = await ask(views, q.list_tasks, q.ListTasks(order="updated", limit=3, before=before), 11)
+        assert [task["id"] for task in last["tasks"]] == ["t4", "t3"]
+        assert last["pagination"] == {"total": 5, "limit": 3, "offset": 0, "has_more": False}
+
+
+@pytest.mark.parametrize(
+    ("filters", "pointer"), [({"updated_since": "yesterday"}, "/updated_since"), ({"before": 5}, "/before")], ids=str
+)
+async def test_what_says_no_time_or_no_place_is_refused(tmp_path: Path, filters: dict[str, Any], pointer: str) -> None:
+    async with projected(tmp_path, VIEWS, a_day()) as views:
+        with pytest.raises(Unprocessable) as caught:
+            await ids(views, **filters)
+        assert caught.value.pointer == pointer
 
 
 async def test_a_list_as_of_a_position_is_what_it_was_then(tmp_path: Path) -> None:
@@ -343,6 +391,8 @@ async def test_a_task_is_shown_with_all_that_is_known_about_it(tmp_path: Path) -
         "created_at": rfc3339(made_ms),
         "started_at": rfc3339(end_ms - 100),
         "completed_at": rfc3339(end_ms),
+        "updated": 10,
+        "updated_at": rfc3339(end_ms),
         "not_before": None,
         "estimated_completion": None,
         "unknown": {"estimated_completion": q.UNKNOWN_ESTIMATE},

@@ -79,6 +79,17 @@ class Running:
         assert answer.status_code == 202, answer.text
         return str(answer.json()["task_id"])
 
+    def ended(self, task_id: str) -> None:
+        """Wait until a task has ended."""
+        deadline = time.monotonic() + READY_S_MAX
+        headers = {"Authorization": f"Bearer {self.key}"}
+        while True:
+            task = httpx.get(f"{self.origin}/api/tasks/{task_id}", headers=headers, timeout=10).json()
+            if task["status"] in ("completed", "failed", "cancelled"):
+                return
+            assert time.monotonic() < deadline, f"the task is {task['status']}"
+            time.sleep(0.02)
+
 
 def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:

@@ -1,9 +1,11 @@
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, WebSocketRoute, expect, sync_playwright
 
 from tests.web.running import Running
 
@@ -214,14 +216,70 @@ def test_given_a_program_that_is_killed_when_it_starts_again_then_the_page_said_
 def test_given_an_api_that_answers_with_errors_when_the_page_asks_then_it_shows_the_problem_and_the_remedy(
     hivebus: Running, watched: Watched
 ) -> None:
-    problem = '{"status":503,"detail":"The views are being made again.","remedy":"Wait a minute."}'
+    data = {
+        "status": 503,
+        "reason": "The views are being made again.",
+        "remedy": "Wait a minute.",
+        "code": "rebuilding",
+    }
     page = watched.page
-    page.route("**/api/tasks?*", lambda route: route.fulfill(status=503, body=problem))
+    broken = True
+
+    def between(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def asked(message: str | bytes) -> None:
+            request = json.loads(message)
+            if broken and request["method"] == "task.list":
+                error = {"code": -32000, "message": data["reason"], "data": data}
+                socket.send(json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error}))
+            else:
+                server.send(message)
+
+        socket.on_message(asked)
+
+    page.route_web_socket(re.compile("/ws"), between)
     page.goto(hivebus.link)
     expect(page.locator("#lost-why")).to_contain_text("The views are being made again. Wait a minute.")
-    page.unroute_all()
+    broken = False
     page.get_by_role("button", name="Try now").click()
     expect(page.locator("#link")).to_have_text("live")
+    expect(page.locator("#lost")).to_be_hidden()
+
+
+def test_given_an_open_page_when_nothing_happens_then_it_holds_one_socket_and_polls_no_events(
+    hivebus: Running, opened: Watched
+) -> None:
+    page = opened.page
+    sent: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(str(frame))))
+    page.reload()
+    expect(page.locator("#link")).to_have_text("live")
+    task_id = hivebus.submit("echo", "told")
+    expect(opened.row(task_id)).to_contain_text("completed")
+    methods = [json.loads(frame)["method"] for frame in sent]
+    assert methods.count("initialize") == methods.count("events/subscribe") == methods.count("event.list") == 1
+    assert [url for url in opened.requests if "/api/events" in url or "/api/tasks" in url] == []
+
+
+def test_given_a_page_that_nobody_looks_at_when_it_is_shown_again_then_it_has_what_happened(
+    hivebus: Running, opened: Watched
+) -> None:
+    page = opened.page
+    hide = """hidden => {
+        Object.defineProperty(document, "hidden", {configurable: true, get: () => hidden});
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    page.evaluate(hide, True)
+    task_id = hivebus.submit("echo", "unseen")
+    hivebus.ended(task_id)
+    expect(opened.row(task_id)).to_have_count(0)
+    page.evaluate(hide, False)
+    expect(opened.row(task_id)).to_contain_text("completed")
+    expect(page.locator("#events-rows")).to_contain_text("task.completed")
+    ids = page.locator("#events-rows tr").evaluate_all("rows => rows.map(row => row.dataset.key)")
+    assert len(set(ids)) == len(ids)
+    assert opened.errors == []
 
 
 def test_given_a_link_that_was_used_when_another_browser_opens_it_then_a_form_says_so_and_takes_the_key(
