@@ -17,6 +17,8 @@ from core import host as hosts
 from core import limit as limits
 from core import task as tasks
 from core.kernel.commit import Commit
+from core.process_managers.children import Children, Unseen
+from core.process_managers.dependencies import ENDS, Blocked, Dependencies
 from core.scheduling.election import SchedulerElected
 from core.scheduling.eligibility import Requirement, can_do
 from core.scheduling.entries import AGE_STEP_MS, AgentEntry, HostEntry, TaskEntry
@@ -37,6 +39,11 @@ class _Image(Struct):
     shares: Shares
     limits: Limits
     statistics: Statistics
+    blocked: dict[str, Blocked]
+    ready: list[str]
+    parents: dict[str, str]
+    recalled: dict[str, str]
+    unseen: dict[str, Unseen]
 
 
 class Fleet:
@@ -53,6 +60,8 @@ class Fleet:
         self.shares = Shares()
         self.limits = Limits()
         self.statistics = Statistics()
+        self.dependencies = Dependencies()
+        self.children = Children()
         self.timers: list[tuple[int, str]] = []
         self.timeouts: list[tuple[int, int, str]] = []
         self.orphans: set[str] = set()
@@ -132,8 +141,13 @@ class Fleet:
             return
         entry.last_position = commit.position
         match event:
+            case tasks.TaskBlocked():
+                entry.status = "blocked"
+            case tasks.DependenciesEnded():
+                self.dependencies.settle(task_id, commit.position, event)
             case tasks.TaskQueued():
                 entry.status = "queued"
+                self.dependencies.leave(task_id)
                 self.put_back(task_id)
             case tasks.TaskScheduled():
                 entry.status = "scheduled"
@@ -145,14 +159,16 @@ class Fleet:
                 entry.status = "running"
             case tasks.AttemptEnded():
                 self._free(commit, entry, event.outcome)
+            case tasks.TaskAsked():
+                entry.status = "input_required"
+                self._free(commit, entry, "")
             case tasks.CancelRequested():
                 entry.cancelling = True
+                self.children.cancel(task_id)
                 entry.cancelled_ms = commit.body.occurred_at + int(event.grace_s * 1000)
                 self.put_back(task_id)
             case tasks.TaskCompleted() | tasks.TaskFailed() | tasks.TaskCancelled():
-                self._free(commit, entry, "completed" if isinstance(event, tasks.TaskCompleted) else "")
-                self.shares.leave(entry.flow)
-                del self.tasks[task_id]
+                self._end(commit, entry, ENDS[type(event)])
             case _:
                 pass
 
@@ -173,6 +189,26 @@ class Fleet:
             learned=event.routing is None,
         )
         self.shares.enter(flow)
+        if event.depends_on is not None:
+            self.dependencies.submit(commit.aggregate_id, commit.position, event, self.tasks)
+        if event.parent is not None:
+            parent = self.tasks.get(event.parent)
+            self.children.submit(
+                commit.aggregate_id,
+                event.parent,
+                commit.position,
+                alive=parent is not None,
+                cancelling=parent is not None and parent.cancelling,
+            )
+
+    def _end(self, commit: Commit, entry: TaskEntry, status: str) -> None:
+        self._free(commit, entry, "completed" if status == "completed" else "")
+        self.shares.leave(entry.flow)
+        del self.tasks[entry.id]
+        self.dependencies.end(entry.id, status, commit.position)
+        if status == "cancelled":
+            self.children.cancel(entry.id)
+        self.children.end(entry.id)
 
     def _assign(self, commit: Commit, entry: TaskEntry, event: tasks.TaskAssigned) -> None:
         entry.status = "assigned"
@@ -317,6 +353,11 @@ class Fleet:
                 self.shares,
                 self.limits,
                 self.statistics,
+                self.dependencies.blocked,
+                self.dependencies.ready,
+                self.children.parents,
+                self.children.recalled,
+                self.children.unseen,
             )
         )
 
@@ -327,6 +368,8 @@ class Fleet:
         fleet = cls()
         fleet.position, fleet.term, fleet.leader = image.position, image.term, image.leader
         fleet.shares, fleet.limits, fleet.statistics = image.shares, image.limits, image.statistics
+        fleet.dependencies = Dependencies(image.blocked, image.ready)
+        fleet.children = Children(image.parents, image.recalled, image.unseen)
         fleet.orphans = set(image.orphans)
         fleet.agents = {entry.id: entry for entry in image.agents}
         fleet.hosts = {entry.id: entry for entry in image.hosts}

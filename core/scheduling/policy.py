@@ -48,6 +48,7 @@ def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[D
         _orphans(fleet, under_way),
         _timeouts(fleet, under_way, now_ms),
         _due(fleet, under_way, now_ms),
+        _relations(fleet, under_way),
         _assignments(fleet, overlay, under_way, now_ms),
     )
     for source in sources:
@@ -164,6 +165,15 @@ def _due(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
         if entry is None or entry.status != "scheduled" or entry.not_before_ms != due_ms or task_id in under_way:
             continue
         yield Decision(task_id, QueueTask(task_id=task_id), entry.correlation_id, entry.last_position)
+
+
+def _relations(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
+    """What the end of one task means for those that wait for it, or are parts of it."""
+    for child in fleet.children.due(under_way):
+        entry = fleet.tasks[child.task_id]
+        yield Decision(entry.id, child, entry.correlation_id, entry.last_position)
+    for settlement, cause in fleet.dependencies.due(under_way):
+        yield Decision(settlement.task_id, settlement, fleet.tasks[settlement.task_id].correlation_id, cause)
 
 
 def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: int) -> Iterator[Decision]:

@@ -18,7 +18,7 @@ from core.kernel.errors import HivebusError, NotFound, Refused, Unavailable
 from core.kernel.ids import uuid7
 from core.kernel.ports import Clock
 from core.services.link import Beat, BeatAnswer, Cancel, Control, Run
-from core.task import CompleteTask, FailTask, ProgressTask, StartTask
+from core.task import AskTask, CompleteTask, FailTask, ProgressTask, StartTask
 
 logger = logging.getLogger("hivebus.host")
 
@@ -286,6 +286,7 @@ class AgentHost:
             parameters=run.parameters,
             timeout_s=run.timeout_s,
             fence=run.fence,
+            answers=[{"question": said.question, "answer": said.answer} for said in run.answers],
         )
 
         def report(progress: Progress) -> None:
@@ -335,7 +336,7 @@ class AgentHost:
         """Tell the bus until it has answered: the same command id makes the repeats harmless."""
         if attempt.silent:
             return
-        command: CompleteTask | FailTask = _verdict(attempt, outcome)
+        command: CompleteTask | FailTask | AskTask = _verdict(attempt, outcome)
         command_id = str(uuid7(self._clock.now_ms()))
         pause_s = 0.05
         while not attempt.silent:
@@ -368,8 +369,16 @@ def _unacceptable(attempt: _Attempt, error: HivebusError) -> FailTask:
     )
 
 
-def _verdict(attempt: _Attempt, outcome: Outcome) -> CompleteTask | FailTask:
+def _verdict(attempt: _Attempt, outcome: Outcome) -> CompleteTask | FailTask | AskTask:
     run = attempt.run
+    if outcome.outcome == "input_required":
+        return AskTask(
+            task_id=run.task_id,
+            fence=run.fence,
+            question=outcome.question or "",
+            choices=outcome.choices,
+            started_ms=attempt.started_ms,
+        )
     if outcome.outcome == "completed":
         return CompleteTask(
             task_id=run.task_id, fence=run.fence, started_ms=attempt.started_ms, result=outcome.result or {}

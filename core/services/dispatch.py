@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import Annotated, Any, Protocol, TypedDict
@@ -22,9 +22,10 @@ from core.kernel.registry import CommandSpec, QuerySpec, Registry, Scope
 from core.kernel.times import parse_rfc3339, rfc3339
 from core.limit import Limit, limit_id
 from core.secrets import Secrets, find_literal_secret
+from core.services.batches import Plan, planned
 from core.services.positions import PositionGate
 from core.services.vault import Vault
-from core.task import SubmitTask
+from core.task import FINAL, Dependency, SubmitTask, Task
 
 WAIT_S_MAX = 25.0
 READ_YOUR_WRITE_S = 2.0
@@ -125,7 +126,8 @@ class Dispatcher:
     ) -> BatchAnswer:
         """Execute commands, each with its own answer, in their order on the log; one correlation id for all of them.
 
-        Each item's id is derived from the batch's, so that the whole batch can be sent again under its key.
+        Each item's id is derived from the batch's, so that the whole batch can be sent again under its key, and items
+        can name each other before they exist: whatever is named goes first.
         """
         if len(commands) > BATCH_MAX:
             raise TooMany(
@@ -134,12 +136,14 @@ class Dispatcher:
             )
         batch_id = self._command_id(principal, envelope)
         envelope = replace(envelope, correlation_id=envelope.correlation_id or str(batch_id))
-        items: list[dict[str, Any]] = []
+        plan = planned(commands, batch_id)
+        answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         for start in range(0, len(commands), BATCH_IN_FLIGHT):
-            part = enumerate(commands[start : start + BATCH_IN_FLIGHT], start)
-            items += await asyncio.gather(
-                *(self._item(index, command, principal, envelope, batch_id) for index, command in part)
-            )
+            part = plan.order[start : start + BATCH_IN_FLIGHT]
+            for index in part:
+                answers[index] = asyncio.ensure_future(self._item(index, plan, principal, envelope, batch_id, answers))
+            await asyncio.gather(*(answers[index] for index in part))
+        items = [answers[index].result() for index in range(len(commands))]
         position = max((item["position"] for item in items if "position" in item), default=0)
         await self._wait_applied(position, envelope.wait_s)
         refused = sum("error" in item for item in items)
@@ -152,20 +156,36 @@ class Dispatcher:
         }
 
     async def _item(
-        self, index: int, command: Struct | HivebusError, principal: Principal, envelope: Envelope, batch_id: UUID
+        self,
+        index: int,
+        plan: Plan,
+        principal: Principal,
+        envelope: Envelope,
+        batch_id: UUID,
+        answers: Mapping[int, Awaitable[dict[str, Any]]],
     ) -> dict[str, Any]:
         """One item's answer: what its command led to, or its problem document."""
+        command = plan.items[index]
+        named = {"index": index} | ({"ref": plan.refs[index]} if index in plan.refs else {})
         try:
             if isinstance(command, HivebusError):
                 raise command
+            for other, pointer in plan.needs.get(index, ()):
+                if "error" in await answers[other]:
+                    raise Unprocessable(
+                        f"Item {other} of this batch, which this one names, was refused.",
+                        code="dependency_refused",
+                        pointer=pointer,
+                        remedy="Mend that item, and send the batch again.",
+                    )
             spec = self._registry.command_of(command)
             # An item's key is derived, and the log itself tells a repeat: no look into the store for each item.
             accepted = await self._execute(
                 spec, command, principal, envelope, derive(batch_id, str(index)), keyed=False
             )
         except HivebusError as error:
-            return {"index": index, "error": error.as_problem()}
-        return {"index": index} | answer_of(spec, command, accepted)
+            return named | {"error": error.as_problem()}
+        return named | answer_of(spec, command, accepted)
 
     async def _execute(
         self,
@@ -189,6 +209,14 @@ class Dispatcher:
             )
         if isinstance(command, SubmitTask) and command.rate_key is not None:
             await self._know_rate(command.rate_key)
+        if isinstance(command, SubmitTask) and (command.depends_on or command.parent is not None):
+            task_id = str(derive(command_id, spec.noun))
+            try:
+                await self._know_relations(command, task_id)
+            except Unprocessable:
+                # A repeat is answered as it was, whatever has ended since.
+                if not await self._bus.position_of("task", task_id):
+                    raise
         command, fingerprint = await self._seal(spec, command)
         caller = Caller(
             actor=principal.actor,
@@ -211,6 +239,41 @@ class Dispatcher:
                 code="unknown_limit",
                 pointer="/rate_key",
                 remedy="Set one first: PUT /api/limits/{key} with rate_per_s, or `hivebus limit set`.",
+            )
+
+    async def _know_relations(self, command: SubmitTask, task_id: str) -> None:
+        """Raises Unprocessable for a task that depends on, or is a part of, what there is not.
+
+        What ends between this look and the commit is no matter: an end never changes, and the scheduler looks it up.
+        """
+        for index, said in enumerate(command.depends_on):
+            other = said.task if isinstance(said, Dependency) else said
+            # What names an item of a batch, or the task itself, is the decision's to refuse.
+            known = other is None or other.startswith("@") or other == task_id
+            if not known and not await self._bus.position_of("task", str(other)):
+                raise Unprocessable(
+                    f"There is no task {other} to depend on.",
+                    code="unknown_dependency",
+                    pointer=f"/depends_on/{index}",
+                    remedy="Submit it first, or both in one batch, where `@ref` names another item.",
+                )
+        if command.parent is not None and not command.parent.startswith("@"):
+            await self._know_parent(command.parent)
+
+    async def _know_parent(self, parent_id: str) -> None:
+        try:
+            parent: Task = await self._bus.load("task", parent_id)
+        except NotFound:
+            raise Unprocessable(
+                f"There is no task {parent_id} to be a part of.", code="unknown_parent", pointer="/parent"
+            ) from None
+        if parent.status in FINAL or parent.cancelling:
+            raise Unprocessable(
+                f"Task {parent_id} takes no more parts: it is {parent.status}"
+                f"{' and being cancelled' if parent.cancelling else ''}.",
+                code="parent_ended",
+                pointer="/parent",
+                remedy="Submit it without a parent, or as a part of a task that has not ended.",
             )
 
     async def _seal(self, spec: CommandSpec, command: Struct) -> tuple[Struct, str | None]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from core.task import Task
+from core.task import Answered, Task, placed
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -27,6 +27,7 @@ class Run(Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any]
     timeout_s: float
     correlation_id: str
+    answers: tuple[Answered, ...] = ()
 
 
 def run_of(task_id: str, state: Task, session: str, term: int) -> Run:
@@ -41,9 +42,10 @@ def run_of(task_id: str, state: Task, session: str, term: int) -> Run:
         attempt=state.attempt,
         type=spec.type,
         executor=spec.executor,
-        parameters=spec.parameters,
+        parameters=placed(spec.parameters, state.inputs),
         timeout_s=spec.timeout_s,
         correlation_id=state.correlation_id,
+        answers=state.answers,
     )
 
 

@@ -27,6 +27,7 @@ from core.scheduling.entries import TaskEntry
 from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import Decision, decide, next_due_ms
+from core.services.dependencies import looked_up
 from core.services.leadership import Kept, hold
 from core.services.link import Beat, BeatAnswer, Cancel, Gateway, Run, Snapshots, run_of
 from core.task import CANCEL_GRACE_S, AssignTask, CancelRequested, Task, TaskAssigned
@@ -325,7 +326,12 @@ class Scheduler:
         key = decision.key
         try:
             caller = Caller(actor=ACTOR, correlation_id=decision.correlation_id, causation_id=cause_of(decision.cause))
-            accepted = await self._bus.execute(decision.command, caller)
+            command = await looked_up(self._bus, decision.command)
+            if command is None:
+                self.fleet.children.clear(key)
+                self._settle(key, self.fleet.position)
+                return
+            accepted = await self._bus.execute(command, caller)
         except (Refused, NotFound, OutcomeUnknown) as error:
             # Refused: the log knows more than the fold. Unknown: it may hold the commit. Either way the fold must
             # pass the log's head before it speaks for this key again.

@@ -13,21 +13,23 @@ from core.kernel.answers import Unknown
 from core.kernel.errors import Refused, TooMany, Unprocessable
 from core.kernel.registry import Context, Route
 from core.limit import Key
+from core.task.dependencies import Id, dependencies_of
 from core.task.events import (
-    CancelRequested,
+    Dependency,
     Retry,
-    TaskCancelled,
+    TaskBlocked,
     TaskEvent,
-    TaskQueued,
+    TaskRef,
     TaskSubmitted,
     task,
 )
+from core.task.rules import cancelled, queued
 from core.task.state import FINAL, Task
 
 PRIORITIES = {"critical": 9, "high": 7, "normal": 5, "low": 3, "background": 1}
-CANCEL_GRACE_S = 5.0
 
-Id = Annotated[str, Meta(min_length=1, max_length=64)]
+DEPENDENCIES_MAX = 100
+
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)", max_length=100)]
 
 
@@ -36,6 +38,9 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `type` is the kind that statistics and routing go by, `parameters` is what the executor gets. Without `executor`
     the agent type's is taken. The answer comes when the command is on the log; the work runs afterwards.
+
+    `depends_on` is what it waits for: ids of tasks, or objects {type, task, into, from, by}. In a batch an item may
+    have a `ref`, and the others name it `@ref`. `parent` is the task that this one is a part of: cancelled with it.
     """
 
     type: Word
@@ -56,8 +61,10 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     concurrency_key: Key | None = None
     rate_key: Key | None = None
     routing: Literal["learned", "least_loaded"] = "learned"
-    depends_on: list[Any] = []
-    on_dependency_failure: str | None = None
+    depends_on: Annotated[list[TaskRef | Dependency], Meta(max_length=DEPENDENCIES_MAX)] = []
+    on_dependency_failure: Literal["cancel", "run", "fail"] = "cancel"
+    parent: TaskRef | None = None
+    ref: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$(?!\n)", max_length=64)] | None = None
     not_before: str | None = None
     deadline: str | None = None
     queue_timeout_s: float | None = None
@@ -68,8 +75,6 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 NOT_AVAILABLE = (
-    "depends_on",
-    "on_dependency_failure",
     "not_before",
     "deadline",
     "queue_timeout_s",
@@ -92,14 +97,31 @@ _LEFT_OUT = _unavailable(SubmitTask(type="any", parameters={}))
         "not_available": Unprocessable,
         "unknown_limit": Unprocessable,
         "too_many_tasks": TooMany,
+        "unknown_limit": Unprocessable,
+        "unknown_dependency": Unprocessable,
+        "self_dependency": Unprocessable,
+        "bad_pointer": Unprocessable,
+        "unknown_parent": Unprocessable,
+        "parent_ended": Unprocessable,
+        "not_in_a_batch": Unprocessable,
+        "duplicate_ref": Unprocessable,
+        "dependency_cycle": Unprocessable,
+        "dependency_refused": Unprocessable,
     },
 )
 def submit(command: SubmitTask, state: Task | None, context: Context) -> list[TaskEvent]:
-    """A valid task is accepted and queued."""
+    """A valid task is accepted, and queued unless it waits for something."""
     if _unavailable(command) != _LEFT_OUT:
         _refuse_unavailable(command)
     executor = _executor_of(command)
-    parameters_of(executor, command.parameters)
+    depends_on: list[Dependency] | None = None
+    if command.depends_on:
+        depends_on = dependencies_of(command.depends_on, executor, command.parameters, context.aggregate_id)
+    else:
+        parameters_of(executor, command.parameters)
+    if command.ref is not None or (command.parent or "").startswith("@"):
+        _refuse_reference(command)
+    policy = command.on_dependency_failure
     priority = command.priority
     submitted = TaskSubmitted(
         type=command.type,
@@ -118,8 +140,22 @@ def submit(command: SubmitTask, state: Task | None, context: Context) -> list[Ta
         concurrency_key=command.concurrency_key,
         rate_key=command.rate_key,
         routing=None if command.routing == "learned" else command.routing,
+        depends_on=depends_on,
+        on_dependency_failure=None if policy == "cancel" or depends_on is None else policy,
+        parent=command.parent,
     )
-    return [submitted, TaskQueued()]
+    return [submitted, TaskBlocked()] if depends_on else [submitted, *queued(submitted, context)]
+
+
+def _refuse_reference(command: SubmitTask) -> None:
+    """A batch is taken apart before its items come here; what still names one is in none."""
+    pointer = "/ref" if command.ref is not None else "/parent"
+    raise Unprocessable(
+        "Only the items of a batch can name each other.",
+        code="not_in_a_batch",
+        pointer=pointer,
+        remedy="Submit them as one JSON array or file, or use the task's id.",
+    )
 
 
 def _refuse_unavailable(command: SubmitTask) -> None:
@@ -189,6 +225,4 @@ def cancel(command: CancelTask, state: Task, context: Context) -> list[TaskEvent
             f"The task has ended already: it is {state.status}.",
             remedy="Only a task that has not ended can be cancelled.",
         )
-    if state.held:
-        return [CancelRequested(grace_s=CANCEL_GRACE_S, reason=command.reason)]
-    return [TaskCancelled(reason=command.reason)]
+    return cancelled(state, command.reason)

@@ -6,14 +6,30 @@ from core.kernel.errors import Refused
 from core.kernel.registry import Context
 from core.task.events import (
     AttemptEnded,
+    CancelRequested,
     Retry,
     TaskCancelled,
     TaskEvent,
     TaskFailed,
     TaskQueued,
     TaskScheduled,
+    TaskSubmitted,
 )
 from core.task.state import LOST, Task
+
+CANCEL_GRACE_S = 5.0
+
+
+def queued(spec: TaskSubmitted, context: Context) -> list[TaskEvent]:
+    """What follows when nothing holds a task back: it was submitted, unblocked or answered."""
+    return [TaskQueued()]
+
+
+def cancelled(state: Task, reason: str | None) -> list[TaskEvent]:
+    """An attempt is asked to stop; what none works on ends at once."""
+    if state.held:
+        return [CancelRequested(grace_s=CANCEL_GRACE_S, reason=reason)]
+    return [TaskCancelled(reason=reason)]
 
 
 def hold_fence(state: Task, fence: int) -> None:

@@ -1,4 +1,4 @@
-"""What the scheduler does with tasks: assign, queue, expire."""
+"""What the scheduler does with tasks: assign, queue, expire, and cancel what belonged to a cancelled one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from msgspec import Struct
 from core.kernel.errors import Refused
 from core.kernel.registry import Context, Scope
 from core.task.events import AttemptEnded, Routing, TaskAssigned, TaskEvent, TaskQueued, task
-from core.task.rules import after, hold_fence
-from core.task.state import Task
+from core.task.rules import after, cancelled, hold_fence
+from core.task.state import FINAL, Task
 
 
 class AssignTask(Struct, frozen=True, kw_only=True):
@@ -79,3 +79,20 @@ def expire(command: ExpireTask, state: Task, context: Context) -> list[TaskEvent
         type=state.spec.type,
     )
     return [ended, *after(state, ended, context, retryable=True, retry_after_ms=None)]
+
+
+class CancelChild(Struct, frozen=True, kw_only=True):
+    """Cancel a task because the one that it is a part of was cancelled.
+
+    `look_up`: a parent of which the scheduler knows only that it has ended; whoever issues the command looks how.
+    """
+
+    task_id: str
+    reason: str
+    look_up: str | None = None
+
+
+@task.decides("task.cancel_child", scope=Scope.INTERNAL)
+def cancel_child(command: CancelChild, state: Task, context: Context) -> list[TaskEvent]:
+    """Whatever has ended, or is being cancelled already, stays as it is."""
+    return [] if state.status in FINAL or state.cancelling else cancelled(state, command.reason)

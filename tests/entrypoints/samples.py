@@ -36,9 +36,18 @@ GOOD: dict[str, dict[str, Any]] = {
     "task.submit": TASK,
     "agent.spawn": {"type": "shell", "name": "ann", "capabilities": []},
     "event.list": {"after": 0, "limit": 3},
+    "task.answer": {"answer": "blue"},
 }
+# The state of a new thing in which an action succeeds, if not as it was made; each is made by `made`.
+STATES = {"task.approve": "unapproved", "task.reject": "unapproved", "task.answer": "asking"}
+QUESTION = {"question": "Which?", "choices": ["red", "blue"]}
 # Which state of its target an action refuses, and with which code.
-ILLEGAL: dict[str, tuple[str, str]] = {"task.cancel": ("ended", "illegal_transition")}
+ILLEGAL: dict[str, tuple[str, str]] = {
+    "task.cancel": ("ended", "illegal_transition"),
+    "task.approve": ("ended", "illegal_transition"),
+    "task.reject": ("ended", "illegal_transition"),
+    "task.answer": ("ended", "nothing_asked"),
+}
 
 
 @dataclass(frozen=True)
@@ -84,10 +93,11 @@ ACTIONS = {action.name: action for action in _all()}
 COMMANDS = [name for name, action in ACTIONS.items() if not action.reads]
 
 
-def good(action: Action, program: RunningProgram, state: str = "fresh") -> dict[str, Any]:
+def good(action: Action, program: RunningProgram, state: str | None = None) -> dict[str, Any]:
     """Arguments that must succeed; what it is done to is made for this call."""
     arguments = dict(GOOD.get(action.name, {}))
     if action.target is not None:
+        state = state or STATES.get(action.name, "fresh")
         arguments[action.target] = made(action.target.removesuffix("_id"), program, state)
     for name, inner in action.fields.items():
         if inner.required and name not in arguments:
@@ -96,7 +106,10 @@ def good(action: Action, program: RunningProgram, state: str = "fresh") -> dict[
 
 
 def made(noun: str, program: RunningProgram, state: str = "fresh") -> str:
-    """The id of a new thing; `ended`: a task that is completed. Whoever uses a limit names it."""
+    """The id of a new thing. Whoever uses a limit names it.
+
+    A task may be `ended`: completed; `unapproved`: blocked by an approval; `asking`: waiting for an answer.
+    """
     if noun == "key":
         limited = program.request("PUT", "/api/limits/sample", json={"concurrency": 1}, params={"wait": "recorded"})
         assert limited.status_code == 202, limited.text
@@ -105,8 +118,15 @@ def made(noun: str, program: RunningProgram, state: str = "fresh") -> str:
         task_id: str = program.submit("true")["task_id"]
         program.ended(task_id)
         return task_id
+    if (noun, state) == ("task", "asking"):
+        parameters = {"function": "ask", "arguments": QUESTION}
+        task = {"type": "ask", "executor": "python", "parameters": parameters}
+        asking = program.request("POST", "/api/tasks", json=task)
+        assert asking.status_code == 202, asking.text
+        return str(program.reaches(asking.json()["task_id"], "input_required")["id"])
     [creating] = [name for name, route in CREATING.items() if name.startswith(f"{noun}.")]
-    response = program.request("POST", CREATING[creating], json=GOOD[creating], params={"wait": "recorded"})
+    body = GOOD[creating] | ({"depends_on": [{"type": "approval"}]} if state == "unapproved" else {})
+    response = program.request("POST", CREATING[creating], json=body, params={"wait": "recorded"})
     assert response.status_code == 202, response.text
     return str(response.json()[f"{noun}_id"])
 
@@ -166,7 +186,7 @@ class Bad:
 def bad(action: Action) -> Iterator[Bad]:
     """Every bad call of an action that its fields allow."""
 
-    def case(name: str, code: str, pointer: str | None, state: str = "fresh", /, **changed: Any) -> Bad:
+    def case(name: str, code: str, pointer: str | None, state: str | None = None, /, **changed: Any) -> Bad:
         return Bad(name, action, Refusal(code, pointer), lambda program: good(action, program, state) | changed)
 
     needed = next((name for name, inner in action.fields.items() if inner.required and name != action.target), None)
