@@ -261,7 +261,7 @@ class Fleet:
         entry.agent_type = ""
 
     def _fold_limit(self, commit: Commit, event: Any) -> None:
-        if isinstance(event, limits.LimitSet):
+        if isinstance(event, limits.LimitChanged):
             self.limits.fold(event, commit.body.occurred_at)
             self.release(Limited(event.key, event.key))
 

@@ -97,7 +97,6 @@ _LEFT_OUT = _unavailable(SubmitTask(type="any", parameters={}))
         "not_available": Unprocessable,
         "unknown_limit": Unprocessable,
         "too_many_tasks": TooMany,
-        "unknown_limit": Unprocessable,
         "unknown_dependency": Unprocessable,
         "self_dependency": Unprocessable,
         "bad_pointer": Unprocessable,
