@@ -22,7 +22,7 @@ DEPTH_MAX = 32
 BLOB_MAX_BYTES = 64 * MIB
 PRIVATE_SALT_BYTES = 32
 
-OutcomeKind = Literal["completed", "failed", "timed_out", "cancelled", "output_limit", "crashed"]
+OutcomeKind = Literal["completed", "failed", "timed_out", "cancelled", "output_limit", "crashed", "input_required"]
 
 # NUL ends a string for the kernel: a name or argument that holds one would be cut silently, or refused at exec.
 _NO_NUL = r"^[^\x00]*$"
@@ -81,7 +81,10 @@ EXECUTORS: dict[str, type[CommandParameters] | type[PythonParameters]] = {
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """One try at a task, as the host hands it to an executor. `fence` is the position of its assignment."""
+    """One try at a task, as the host hands it to an executor. `fence` is the position of its assignment.
+
+    `answers`: what earlier attempts asked, and were told: {question, answer}, the oldest first.
+    """
 
     task_id: str
     agent_id: str
@@ -93,6 +96,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     fence: int
     steps: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
+    answers: list[dict[str, Any]] = []
 
 
 class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -113,6 +117,7 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `error` is a sentence for people, null only for `completed`. `retryable` is false where another try would fail the
     same way. `crashed` means that the machine failed, not the task. `retry_after_ms` is a wish of the far side.
+    `input_required`: it cannot go on before somebody has answered `question`, by one of `choices` if there are any.
     """
 
     outcome: OutcomeKind
@@ -120,6 +125,8 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
     retryable: bool = True
     retry_after_ms: int | None = None
+    question: str | None = None
+    choices: list[str] | None = None
 
 
 class CancelToken:

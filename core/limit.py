@@ -17,8 +17,8 @@ limit = Aggregate("limit")
 Key = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
-@limit.event("limit.set")
-class LimitSet(Event, frozen=True):
+@limit.event("limit.changed")
+class LimitChanged(Event, frozen=True):
     """From here on this is the limit of the key; whatever it does not say is not limited by it."""
 
     key: str
@@ -31,12 +31,12 @@ class LimitSet(Event, frozen=True):
 class Limit(Struct, frozen=True):
     """The newest limit of a key."""
 
-    spec: LimitSet
+    spec: LimitChanged
     status: str = "set"
 
 
 @limit.evolves
-def evolve(state: Limit | None, event: LimitSet, moment: Moment) -> Limit:
+def evolve(state: Limit | None, event: LimitChanged, moment: Moment) -> Limit:
     """The last one counts."""
     return Limit(event)
 
@@ -72,7 +72,7 @@ class Limited(TypedDict):
 
 
 def _answer(command: SetLimit, accepted: Any) -> Limited:
-    spec: LimitSet = accepted.state.spec
+    spec: LimitChanged = accepted.state.spec
     return {
         "key": spec.key,
         "concurrency": spec.concurrency,
@@ -90,12 +90,12 @@ def _answer(command: SetLimit, accepted: Any) -> Limited:
     identify=limit_id,
     answer=_answer,
 )
-def set_limit(command: SetLimit, state: Limit | None, context: Context) -> list[LimitSet]:
+def set_limit(command: SetLimit, state: Limit | None, context: Context) -> list[LimitChanged]:
     """Set to what it is already, it is no change."""
     if command.burst is not None and command.rate_per_s is None:
         raise Unprocessable("burst says nothing without rate_per_s.", pointer="/burst", remedy="Add rate_per_s.")
     burst = None if command.rate_per_s is None else command.burst or max(1, math.ceil(command.rate_per_s))
-    asked = LimitSet(
+    asked = LimitChanged(
         key=command.key,
         concurrency=command.concurrency,
         rate_per_s=command.rate_per_s,

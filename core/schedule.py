@@ -29,7 +29,7 @@ Overlap = Literal["skip", "allow"]
 SkipReason = Literal["missed", "overlap", "too_many", "refused"]
 EVERY_S_MAX = 366 * 86_400
 # What says when one task runs says nothing of the runs of a schedule.
-ONCE_ONLY = ("not_before", "deadline", "depends_on")
+ONCE_ONLY = ("not_before", "deadline", "depends_on", "parent", "ref")
 
 
 @schedule.event("schedule.set")

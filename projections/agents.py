@@ -59,11 +59,7 @@ Index("agents_page", agents.c.created, agents.c.valid_from)
 
 
 # What tasks say of the agents that work on them.
-_OF_AGENTS = (t.TaskAssigned, t.AttemptEnded, t.TaskCompleted)
-
-
-# What tasks say of the agents that work on them.
-_OF_AGENTS = (t.TaskAssigned, t.AttemptEnded, t.TaskCompleted)
+_OF_AGENTS = (t.TaskAssigned, t.AttemptEnded, t.TaskAsked, t.TaskCompleted)
 
 
 class Agents(RowView):
@@ -104,6 +100,8 @@ class Agents(RowView):
                 return {**row, "running": running, "busy_slots": len(running)}
             case t.TaskCompleted():
                 return _ended(row, commit, completed=1, busy_ms=time_ms - event.started_ms)
+            case t.TaskAsked():
+                return _ended(row, commit, completed=0, busy_ms=0, counts=False)
             case t.AttemptEnded():
                 measured = event.outcome in ("failed", "timed_out", "output_limit")
                 busy_ms = time_ms - event.started_ms if measured and event.started_ms else 0

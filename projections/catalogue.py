@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from core.kernel.registry import QuerySpec
 from core.projection import View
-from projections import agents, explain, limits, pauses, queue, schedules, statistics, task_queries, tasks
+from projections import agents, explain, limits, pauses, queue, schedules, statistics, task_inputs, task_queries, tasks
 from projections.timeline import Timeline
 
 VIEWS: tuple[View, ...] = (
     tasks.TaskSpecs(),
     tasks.Tasks(),
+    task_inputs.TaskInputs(),
     agents.Agents(),
     queue.Queue(),
     limits.Limits(),

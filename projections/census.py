@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from projections.agents import STATUSES as AGENT_STATUSES
 from projections.agents import agents
 from projections.queue import queue
-from projections.task_queries import STATUSES as TASK_STATUSES
+from projections.tasks import STATUSES as TASK_STATUSES
 from projections.tasks import tasks
 from projections.view import Reader, true_at
 

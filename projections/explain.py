@@ -20,6 +20,7 @@ from projections.agents import agents, candidates
 from projections.limits import limits
 from projections.pauses import pause_of, pauses_of
 from projections.statistics import SAMPLES_MIN, attempts
+from projections.task_relations import WaitsFor, question_of, waits_of
 from projections.tasks import specs, tasks
 from projections.view import Reader, true_at
 
@@ -33,14 +34,19 @@ class ExplainTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Reason(TypedDict):
-    """Something that a task waits for; the numbers are those of the limit that holds it back."""
+    """Something that a task waits for; the numbers are those of the limit that holds it back.
 
-    kind: Literal["agent", "slot", "concurrency", "rate", "time", "pause", "turn"]
+    `task` is the one that it depends on, `by` are those who may approve it (empty: anybody who may send commands).
+    """
+
+    kind: Literal["agent", "slot", "concurrency", "rate", "time", "pause", "turn", "dependency", "approval", "question"]
     sentence: str
     running: NotRequired[int]
     limit: NotRequired[int]
     rate_per_s: NotRequired[float]
     burst: NotRequired[int]
+    task: NotRequired[str]
+    by: NotRequired[list[str]]
 
 
 class Ahead(TypedDict):
@@ -109,7 +115,22 @@ async def explain_task(query: ExplainTask, reader: Reader) -> Explanation:
     elif row["status"] == "scheduled":
         comes = f"its time comes at {rfc3339(row['not_before_ms'])}"
         answer["waits_for"] = [{"kind": "time", "sentence": comes}, *await _paused(row, reader)]
+    elif row["status"] == "blocked":
+        answer["waits_for"] = [_dependency(item) for item in await waits_of(reader, row)]
+    elif row["status"] == "input_required":
+        asked = f"it asked {await question_of(reader, row)!r}, and nobody has answered"
+        answer["waits_for"] = [{"kind": "question", "sentence": asked}]
     return answer
+
+
+def _dependency(item: WaitsFor) -> Reason:
+    """What an open item of depends_on waits for."""
+    if item["task"] is None:
+        named = " or ".join(item["by"]) or "anybody who may send commands"
+        return {"kind": "approval", "sentence": f"it waits for the approval of {named}", "by": item["by"]}
+    what = "the result" if item["type"] == "data" else "the end"
+    sentence = f"it waits for {what} of task {item['task']}, which is {item['status'] or 'not known here'}"
+    return {"kind": "dependency", "sentence": sentence, "task": item["task"]}
 
 
 async def _paused(row: Mapping[str, Any], reader: Reader) -> list[Reason]:

@@ -13,7 +13,7 @@ from core.kernel.commit import Commit, Event
 from core.kernel.errors import NotFound
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
-from core.limit import Key, LimitSet, limit_id
+from core.limit import Key, LimitChanged, limit_id
 from core.projection import Row, RowView
 from projections.task_queries import Pagination
 from projections.view import Reader, true_at, versioned
@@ -49,7 +49,7 @@ class Limits(RowView):
 
     def fold(self, row: Row | None, commit: Commit, event: Event) -> Row | None:
         """The last one counts."""
-        if not isinstance(event, LimitSet):
+        if not isinstance(event, LimitChanged):
             return row
         return {
             "id": commit.aggregate_id,

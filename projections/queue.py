@@ -58,6 +58,10 @@ class Queue(RowView):
         if row is None:
             return None
         match event:
+            case t.TaskBlocked():
+                return {**row, "state": "blocked", "since_ms": since_ms}
+            case t.TaskAsked():
+                return {**row, "state": "input_required", "since_ms": since_ms}
             case t.TaskQueued():
                 return {**row, "state": "queued", "since_ms": since_ms}
             case t.TaskScheduled():
@@ -84,10 +88,9 @@ class QueueFigures(TypedDict):
     by_type: Annotated[dict[str, int], Meta(description="How many of them, by type.")]
     oldest_age_s: float | None
     throughput_per_minute: Annotated[int, Meta(description="Tasks that were completed in the last 60 s.")]
-    blocked: int
-    scheduled: Annotated[
-        int, Meta(description="Tasks that wait for a time: their own, or the back-off after an attempt.")
-    ]
+    blocked: Annotated[int, Meta(description="Tasks that wait for what they depend on.")]
+    scheduled: Annotated[int, Meta(description="Tasks that wait for a time: their own, or a back-off.")]
+    input_required: Annotated[int, Meta(description="Tasks that wait for an answer.")]
     dead_lettered: Annotated[int, Meta(description="Tasks that failed for good.")]
     pauses: list[Pause]
     unknown: Unknown
@@ -126,6 +129,7 @@ async def show_queue(query: ShowQueue, reader: Reader) -> QueueFigures:
         "throughput_per_minute": await count_completed(reader, since_ms=reader.now_ms - 60_000),
         "blocked": counts["blocked"],
         "scheduled": counts["scheduled"],
+        "input_required": counts["input_required"],
         "dead_lettered": counts["dead_lettered"],
         "pauses": await pauses_of(reader),
         "unknown": {"oldest_age_s": "nothing is queued"} if oldest_ms is None else {},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta, Struct
 from sqlalchemy import Column, ColumnElement, Select, func, select
@@ -16,27 +16,14 @@ from core.scheduling.eligibility import Requirement, why_nobody
 from core.task import Retry, Routing
 from projections.agents import candidates
 from projections.pauses import Pause, pause_of, pauses_of
-from projections.tasks import specs, tasks
+from projections.task_relations import Relations, relations_of
+from projections.tasks import STATUSES, Status, specs, tasks
 from projections.timeline import Happening, history_of, timeline
 from projections.view import Reader, true_at
 
 UNKNOWN_ESTIMATE = "no statistics of task types are kept in this version"
 # The contract's older words for a status are still understood as filters.
 STATUS_WORDS = {"created": "submitted", "retrying": "scheduled", "pending": "queued"}
-Status = Literal[
-    "submitted",
-    "blocked",
-    "scheduled",
-    "queued",
-    "assigned",
-    "running",
-    "input_required",
-    "completed",
-    "failed",
-    "cancelled",
-    "expired",
-]
-STATUSES = get_args(Status)
 _WORD = "|".join((*STATUSES, *STATUS_WORDS))
 # What documents say of these fields; what does not fit is refused in our own words.
 SEVERAL = {
@@ -62,6 +49,7 @@ class TaskSummary(TypedDict):
     labels: dict[str, str]
     requires: list[str]
     agent_type: str | None
+    parent: Annotated[str | None, Meta(description="The task that it is a part of.")]
     attempt: Annotated[int, Meta(ge=0, description="The number of the last attempt; 0 before the first one.")]
     cancelling: bool
     outcome: str | None
@@ -109,7 +97,7 @@ class TaskAttempt(TypedDict):
     routing: NotRequired[Routing]
 
 
-class TaskDetails(TaskSummary):
+class TaskDetails(TaskSummary, Relations):
     """All that the views hold about a task."""
 
     parameters: dict[str, Any]
@@ -156,18 +144,22 @@ class ListTasks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     order: Literal["created", "updated"] = "created"
     # The `updated` of a page's last task; with the page's position as `at` the next page goes on exactly there.
     before: Annotated[int, Meta(ge=0, le=1 << 62)] | None = None
+    parent: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
     offset: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
 
 
 async def list_tasks(query: ListTasks, reader: Reader) -> TaskPage:
     """One page and the number of all."""
-    few = query.correlation_id is not None or query.agent_id is not None
+    few = query.correlation_id is not None or query.agent_id is not None or query.parent is not None
     where = [true_at(tasks, reader.at, selective=not few), *_filters(query)]
     page = _page(query, where, reader).limit(query.limit + 1).offset(query.offset)
     found = await reader.rows(page)
     rows = found[: query.limit]
-    counted = await reader.rows(select(func.count().label("n")).select_from(tasks).where(*where))
+    counting = select(func.count().label("n")).select_from(tasks)
+    if query.parent is not None:
+        counting = counting.join(specs, specs.c.id == tasks.c.id)
+    counted = await reader.rows(counting.where(*where))
     total = counted[0]["n"]
     reasons = await _reasons(reader, rows)
     return {
@@ -211,6 +203,8 @@ def _filters(query: ListTasks) -> Iterable[ColumnElement[bool]]:
         value = getattr(query, field)
         if value is not None:
             yield tasks.c[field] == value
+    if query.parent is not None:
+        yield specs.c.parent == query.parent
     if query.updated_since is not None:
         yield tasks.c.updated_ms >= _time(query.updated_since)
 
@@ -241,7 +235,7 @@ def _spec_columns() -> list[Column[Any]]:
 
 
 class ShowTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Show a task with its parameters, result, attempts and history."""
+    """Show a task with its parameters, result, attempts and history, what it waits for, and what it asks."""
 
     task_id: str
 
@@ -276,6 +270,7 @@ async def show_task(query: ShowTask, reader: Reader) -> TaskDetails:
         "paused": pause_of(row, await pauses_of(reader)),
         "replay_of": row["replay_of"],
         "schedule_id": row["schedule_id"],
+        **await relations_of(reader, row),
         "position": reader.position,
     }
 
@@ -295,6 +290,7 @@ def _summary(row: Mapping[str, Any], reasons: Mapping[str, str]) -> TaskSummary:
         "labels": row["labels"] or {},
         "requires": row["requires"],
         "agent_type": row["agent_type"],
+        "parent": row["parent"],
         "attempt": row["attempt"],
         "cancelling": row["cancelling"],
         "outcome": row["outcome"],

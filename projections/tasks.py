@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, get_args
 
-from msgspec import structs
+from msgspec import structs, to_builtins
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -24,6 +24,21 @@ from core.kernel.commit import Commit, Event
 from core.kernel.times import rfc3339
 from core.projection import Row, RowView
 from projections.view import versioned
+
+Status = Literal[
+    "submitted",
+    "blocked",
+    "scheduled",
+    "queued",
+    "assigned",
+    "running",
+    "input_required",
+    "completed",
+    "failed",
+    "cancelled",
+    "expired",
+]
+STATUSES = get_args(Status)
 
 metadata = MetaData()
 
@@ -92,7 +107,11 @@ specs = Table(
     Column("fairness_key", String(200)),
     Column("concurrency_key", String(200)),
     Column("rate_key", String(200)),
+    Column("depends_on", JSON),
+    Column("on_dependency_failure", String(16)),
+    Column("parent", String(64)),
 )
+Index("task_specs_parent", specs.c.parent)
 
 
 class TaskSpecs(RowView):
@@ -134,6 +153,9 @@ class TaskSpecs(RowView):
             "fairness_key": event.fairness_key,
             "concurrency_key": event.concurrency_key,
             "rate_key": event.rate_key,
+            "depends_on": None if event.depends_on is None else to_builtins(event.depends_on),
+            "on_dependency_failure": None if event.depends_on is None else event.on_dependency_failure or "cancel",
+            "parent": event.parent,
         }
 
 
@@ -161,6 +183,8 @@ class Tasks(RowView):
 
 def _changed(row: Row, event: Event, time_ms: int) -> Row:
     match event:
+        case t.TaskBlocked():
+            return {**row, "status": "blocked"}
         case t.TaskQueued():
             return {**row, "status": "queued", "not_before_ms": None}
         case t.TaskScheduled():
@@ -192,6 +216,16 @@ def _changed(row: Row, event: Event, time_ms: int) -> Row:
                 "error": event.error,
                 "outcome": event.outcome,
                 "result": event.result,
+                "started_ms": event.started_ms or row["started_ms"],
+            }
+        case t.TaskAsked():
+            return {
+                **row,
+                "status": "input_required",
+                "attempts": _attempt(row, time_ms, event.agent_id, event.started_ms, "input_required", None),
+                "agent_id": None,
+                "progress": None,
+                "current_step": None,
                 "started_ms": event.started_ms or row["started_ms"],
             }
         case t.TaskCompleted():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import strategies as st
 from msgspec import Struct
@@ -26,7 +27,7 @@ from core.host import HostRegistered, LeaveHost, LoseHost, RegisterHost
 from core.kernel.codec import Codec
 from core.kernel.command_bus import Caller
 from core.kernel.commit import Commit, Entry, Event, Moment, commit_id_of, fingerprint_of, subject_of
-from core.kernel.errors import HivebusError, Refused
+from core.kernel.errors import HivebusError, Refused, Unprocessable
 from core.kernel.ids import derive, uuid7
 from core.kernel.outcomes import CommandUnchanged
 from core.kernel.ports import Clock, Store
@@ -34,22 +35,32 @@ from core.kernel.registry import CommandSpec, Context
 from core.kernel.times import rfc3339
 from core.limit import SetLimit
 from core.pause import PauseQueue, Queue, ResumeQueue, queue_id
+from core.process_managers.children import confirmed
+from core.process_managers.dependencies import ENDS, Settlement
 from core.projection import Row, RowView, View
 from core.schedule import PauseSchedule, RemoveSchedule, ResumeSchedule, SetSchedule
 from core.scheduling.election import ElectScheduler
 from core.scheduling.eligibility import can_do
 from core.scheduling.fleet import Fleet
+from core.scheduling.images import fleet_of, image_of
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import Decision, decide
 from core.services.positions import PositionGate
 from core.services.recorder import Recorder
 from core.task import (
     FINAL,
+    AnswerTask,
+    ApproveTask,
+    AskTask,
     AssignTask,
+    CancelChild,
     CancelTask,
     CompleteTask,
+    Dependency,
     FailTask,
+    RejectTask,
     Retry,
+    SettleDependencies,
     StartTask,
     SubmitTask,
     TaskAssigned,
@@ -239,6 +250,21 @@ class History:
                     self.states[noun, aggregate_id] = REGISTRY.aggregates[noun].evolve(state, event, made.moment)
         return made
 
+    def looked_up(self, command: Struct) -> Struct | None:
+        """The command with what the log says of the tasks that it wants looked up; None where nothing follows."""
+        if isinstance(command, CancelChild) and command.look_up is not None:
+            return confirmed(command, self.of("task", command.look_up), self.of("task", command.task_id))
+        if not isinstance(command, SettleDependencies) or not command.look_up:
+            return command
+        settlement = Settlement(command, self.states["task", command.task_id])
+        for task_id in command.look_up:
+            assert settlement.add(task_id, self.of("task", task_id)), "the fold says that it has ended"
+        return settlement.command()
+
+    def of(self, noun: str, aggregate_id: str) -> list[Commit]:
+        """The commits of one aggregate."""
+        return [commit for commit in self.commits if (commit.noun, commit.aggregate_id) == (noun, aggregate_id)]
+
     def execute(self, command: Struct, key: UUID | None = None) -> Commit | None:
         """Decide a command and append what it decides, None where that is nothing. Raises what the decision raises.
 
@@ -280,6 +306,9 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "schedules": fleet.schedules.entries,
         "due": {item[1] for item in fleet.schedules.due if fleet.schedules.counts(item)},
         "statistics": fleet.statistics,
+        "blocked": fleet.dependencies.blocked,
+        "settling": set(fleet.dependencies.ready),
+        "parts": (fleet.children.parents, fleet.children.recalled, fleet.children.unseen),
         "timed": {e.id for e in tasks if e.status == "scheduled" and (e.not_before_ms, e.id) in timers},
         "watched": {e.id for e in tasks if e.held and any(item[1:] == (e.fence, e.id) for item in deadlines)},
     }
@@ -288,8 +317,9 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
 # What may happen, and a number that says how or to whom.
 STEP_KINDS = (
     *("submit", "submit", "submit", "spawn", "retire", "register", "register", "lose", "leave", "cancel", "elect"),
-    *("start", "complete", "fail", "crash", "clock", "rest", "rest", "limit", "timed", "timed", "back"),
+    *("start", "complete", "complete", "fail", "crash", "clock", "rest", "rest", "limit", "timed", "timed", "back"),
     *("schedule", "rearrange", "pause"),
+    *("depend", "depend", "approve", "reject", "part", "ask", "answer"),
     *("turn", "turn", "turn", "deliver", "deliver", "deliver", "fold", "fold", "fold", "fold"),
 )
 STEPS = st.lists(st.tuples(st.sampled_from(STEP_KINDS), st.integers(0, 7)), min_size=20, max_size=80)
@@ -358,8 +388,44 @@ class Simulation:
                 self.rest()
             case "retire" | "lose" | "leave" | "cancel":
                 self._end_one(kind, number, host_id)
+            case "depend" | "part":
+                self.submit_related(kind, number)
+            case "approve" | "reject" | "answer":
+                self.reply(kind, number)
             case _:
                 self._report(kind, number)
+
+    def submit_related(self, kind: str, number: int) -> None:
+        """A task that waits for others, whether they have ended or not, or that is a part of one."""
+        known = [id_ for noun, id_ in self.history.states if noun == "task"]
+        if not known:
+            return
+        command = _submission(number)
+        if kind == "part":
+            live = self.live_tasks()
+            parent = live[-1 - number % len(live)] if live else known[-1]
+            self.attempt(msgspec.structs.replace(command, parent=parent))
+            return
+        others = {known[-1 - number % len(known)], known[-1], known[number % len(known)]}
+        depends_on: list[str | Dependency] = [*sorted(others)]
+        if number % 2:
+            depends_on.append(Dependency(type="data", task=known[-1], into="/arguments/x", source="/value"))
+        if number % 4 == 0:
+            depends_on.append(Dependency(type="approval", by=["ada"] if number else []))
+        policy: Any = ("cancel", "run", "fail", "run")[number % 4]
+        self.attempt(msgspec.structs.replace(command, depends_on=depends_on, on_dependency_failure=policy))
+
+    def reply(self, kind: str, number: int) -> None:
+        """Somebody approves, rejects or answers what waits for it."""
+        live = {id_: self.history.states["task", id_] for id_ in self.live_tasks()}
+        asking = [id_ for id_, state in live.items() if state.question is not None]
+        waiting = [id_ for id_, state in live.items() if state.open_approvals]
+        if kind == "answer" and asking:
+            self.attempt(AnswerTask(task_id=asking[number % len(asking)], answer=number))
+        elif kind == "approve" and waiting:
+            self.attempt(ApproveTask(task_id=waiting[number % len(waiting)], reason="yes"))
+        elif kind == "reject" and waiting:
+            self.attempt(RejectTask(task_id=waiting[number % len(waiting)], reason="no"))
 
     def complete_the_fleet(self) -> None:
         """A host lives, and an agent of each type is on its way to it."""
@@ -389,7 +455,8 @@ class Simulation:
         fence = self.history.states["task", id_].fence
         reports: dict[str, Struct] = {
             "start": StartTask(task_id=id_, fence=fence, started_ms=NOW_MS),
-            "complete": CompleteTask(task_id=id_, fence=fence, started_ms=NOW_MS, result={}),
+            "complete": CompleteTask(task_id=id_, fence=fence, started_ms=NOW_MS, result={"value": number}),
+            "ask": AskTask(task_id=id_, fence=fence, question="which?"),
             "fail": FailTask(task_id=id_, fence=fence, outcome="failed", error="it broke"),
             "crash": FailTask(task_id=id_, fence=fence, outcome="crashed", error="it died"),
         }
@@ -399,7 +466,7 @@ class Simulation:
         """Execute a command at once; the position from which its outcome is on the log."""
         try:
             self.history.execute(command, key)
-        except (Refused, KeyError):
+        except (Refused, Unprocessable, KeyError):
             return self.history.head
         spec = REGISTRY.command_of(command)
         if spec.creates:
@@ -441,7 +508,11 @@ class Simulation:
         """One of the commands on their way reaches its aggregate."""
         if self.in_flight:
             decision = self.in_flight.pop(which % len(self.in_flight))
-            self.overlay.settle(decision.key, self.attempt(decision.command, decision.command_id))
+            command = self.history.looked_up(decision.command)
+            if command is None:
+                self.fleet.children.clear(decision.key)
+            position = self.fleet.position if command is None else self.attempt(command, decision.command_id)
+            self.overlay.settle(decision.key, position)
             self.overlay.sweep(self.fleet)
 
     def arrive(self) -> None:
@@ -458,6 +529,15 @@ class Simulation:
                 return
         raise AssertionError("the scheduler does not come to rest")
 
+    def take_over(self, *, imaged: bool) -> None:
+        """Another scheduler leads, from an image or from the log's start; what the old one had sent may be lost."""
+        for _ in range(len(self.in_flight) // 2):
+            self.deliver(0)
+        self.fleet = fleet_of(image_of(self.fleet)) if imaged else Fleet()
+        self.overlay, self.in_flight = Overlay(), []
+        self.attempt(ElectScheduler(scheduler_id="main", leader="another"))
+        self.fold(self.history.head)
+
     def end_well(self) -> None:
         """From now on hosts behave: they complete whatever they are given."""
         self.complete_the_fleet()
@@ -467,12 +547,18 @@ class Simulation:
             self.attempt(ResumeQueue(what=what, name=paused or None))
         for name in ("s0", "s1"):
             self.attempt(RemoveSchedule(name=name))
-        for _ in range(10):
+        # A chain of dependencies ends link by link.
+        for _ in range(20 + len(self.live_tasks())):
             self.rest()
+            if not self.live_tasks():
+                break
             for id_ in self.live_tasks():
                 state = self.history.states["task", id_]
+                self.reply("answer", 0)
+                self.reply("approve", 0)
                 if state.held:
-                    self.attempt(CompleteTask(task_id=id_, fence=state.fence, started_ms=NOW_MS, result={}))
+                    result = {"value": 1}
+                    self.attempt(CompleteTask(task_id=id_, fence=state.fence, started_ms=NOW_MS, result=result))
             self.history.now_ms += 60_000
         self.rest()
 
@@ -488,6 +574,25 @@ class Simulation:
             assert ("all", "") not in self.fleet.pauses
             assert not self.fleet.is_paused(entry)
             assert entry.expiry is None or entry.expiry[0] > self.history.now_ms, "nothing starts when its time is up"
+
+    def check_order(self) -> None:
+        """Nothing was assigned before what it depends on had ended as it asks, and it was approved."""
+        ends: dict[str, tuple[int, str]] = {}
+        for commit in self.history.commits:
+            for event in commit.events if commit.noun == "task" else ():
+                if type(event) in ENDS:
+                    ends[commit.aggregate_id] = (commit.position, ENDS[type(event)])
+        for (noun, id_), state in self.history.states.items():
+            if noun != "task" or not state.fence:
+                continue
+            first = next(c.position for c in self.history.commits if c.aggregate_id == id_ and _assigns(c))
+            for item in state.spec.depends_on or ():
+                if item.task is None:
+                    assert not state.open_approvals, "it ran without approval"
+                    continue
+                position, status = ends[item.task]
+                assert position < first, "it ran before what it depends on had ended"
+                assert status == "completed" or state.spec.on_dependency_failure == "run"
 
     def _check_slots(self) -> None:
         for agent in self.fleet.agents.values():
@@ -509,6 +614,10 @@ class Simulation:
         for place in (*self.fleet.agents.values(), *self.fleet.hosts.values()):
             assert place.running <= held
         assert self.fleet.orphans <= held
+
+
+def _assigns(commit: Commit) -> bool:
+    return any(isinstance(event, TaskAssigned) for event in commit.events)
 
 
 def _submission(number: int) -> SubmitTask:

@@ -6,7 +6,7 @@ from typing import Any
 
 from core.agent import StartAgent
 from core.kernel.commit import Event
-from core.limit import LimitSet, limit_id
+from core.limit import LimitChanged, limit_id
 from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Claim, Overlay
 from core.scheduling.policy import Decision, decide
@@ -42,7 +42,7 @@ class Scene:
         return self.has("task", id_, submitted(**changed), TaskQueued(), after_ms=after_ms, actor=actor)
 
     def limit(self, key: str, **spec: Any) -> Scene:
-        return self.has("limit", limit_id(key), LimitSet(key=key, **spec))
+        return self.has("limit", limit_id(key), LimitChanged(key=key, **spec))
 
     def done(self, task: str, agent: str = "a", *, after_ms: int = 0) -> Scene:
         """The attempt that holds the task completes it."""

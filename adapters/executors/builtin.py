@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from adapters.executors.python_child import Task
+
 
 async def noop() -> None:
     """Do nothing, and succeed."""
@@ -19,3 +21,8 @@ async def sleep(seconds: float) -> float:
     """Return after so many seconds."""
     await asyncio.sleep(seconds)
     return seconds
+
+
+async def ask(question: str, task: Task, choices: list[str] | None = None) -> Any:
+    """Ask, and return the answer."""
+    return task.ask(question, choices)

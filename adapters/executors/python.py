@@ -19,7 +19,7 @@ from adapters.executors.functions import Function, Functions, installed
 from adapters.executors.host import Host
 from adapters.executors.output import INLINE_MAX_BYTES, Redactor, kept
 from adapters.executors.process import Ended, NotStarted, Program, run_program
-from adapters.executors.python_child import VALUE_MAX_BYTES, Task, describe, encode_value
+from adapters.executors.python_child import VALUE_MAX_BYTES, InputRequired, Task, describe, encode_value
 from adapters.executors.references import Resolver
 from adapters.executors.workspace import list_files
 from core.execution import MIB, SIGN_OF_LIFE, Attempt, CancelToken, Outcome, Progress, PythonParameters, parameters_of
@@ -114,6 +114,7 @@ class _Call:
             workspace=self._make_workspace,
             steps=attempt.steps,
             send=lambda fields: report(msgspec.convert(fields, Progress)),
+            answers=attempt.answers,
         )
 
     def _make_workspace(self) -> Path:
@@ -125,6 +126,8 @@ class _Call:
         if work.cancelled():
             return self._failed({"type": "CancelledError", "message": "it cancelled itself", "traceback": ""}, result)
         error = work.exception()
+        if isinstance(error, InputRequired):
+            return self._asked(error.asked())
         if error is not None:
             return self._failed(describe(error), result)
         try:
@@ -158,6 +161,7 @@ class _Call:
             "task_id": self._attempt.task_id,
             "attempt": self._attempt.attempt,
             "steps": self._attempt.steps,
+            "answers": self._attempt.answers,
             "sys_path": [path or os.getcwd() for path in sys.path],
         }
         return Program(
@@ -182,10 +186,21 @@ class _Call:
             return self._stopped(ended.verdict, token, result)
         if control.value is not None:
             return await self._completed(control.value, result)
+        if control.asks is not None:
+            return self._asked(control.asks)
         if control.error is not None:
             return self._failed(control.error, result)
         sentence = f"{self._function.name}: its process ended with code {ended.exit_code} and without a result."
         return Outcome(outcome="failed", result=result, error=sentence)
+
+    def _asked(self, asked: dict[str, Any]) -> Outcome:
+        """A question lies in the log like a result: without secrets."""
+        choices = asked["choices"]
+        return Outcome(
+            outcome="input_required",
+            question=self._redactor.text(asked["question"]),
+            choices=None if choices is None else [self._redactor.text(choice) for choice in choices],
+        )
 
     def _stopped(
         self, verdict: Literal["timed_out", "cancelled"], token: CancelToken, result: dict[str, Any]
@@ -214,6 +229,7 @@ class _Control:
     def __init__(self, report: Report) -> None:
         self.value: bytes | None = None
         self.error: dict[str, Any] | None = None
+        self.asks: dict[str, Any] | None = None
         self.report = report
         self._buffer = bytearray()
 
@@ -235,6 +251,8 @@ class _Control:
                 self.report(msgspec.json.decode(message["progress"], type=Progress))
             elif "value" in message:
                 self.value = bytes(message["value"])
+            elif "asks" in message:
+                self.asks = msgspec.json.decode(message["asks"], type=dict[str, Any])
             elif "error" in message:
                 self.error = msgspec.json.decode(message["error"], type=dict[str, Any])
         except msgspec.MsgspecError as error:

@@ -1,7 +1,8 @@
 """The process of one plain task function, started by path: a request on stdin, JSON lines on the control pipe.
 
-Lines out: {"progress": {...}}, and at the end {"value": ...} or {"error": {type, message, traceback, lasting}}. The
-module paths come with the request, so that the function is found where the host found it.
+Lines out: {"progress": {...}}, and at the end {"value": ...}, {"asks": {question, choices}} or {"error": {type,
+message, traceback, lasting}}. The module paths come with the request, so that the function is found where the host
+found it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,28 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 VALUE_MAX_BYTES = 1024 * 1024
 TRACEBACK_MAX_CHARS = 4096
+QUESTION_MAX_CHARS = 4000
+CHOICES_MAX = 32
+CHOICE_MAX_CHARS = 200
+
+
+class InputRequired(BaseException):
+    """Ends the attempt with a question. No Exception, so that a function that catches those lets it pass."""
+
+    def __init__(self, question: str, choices: list[str] | None) -> None:
+        super().__init__(question)
+        self.question = question
+        self.choices = choices
+
+    def asked(self) -> dict[str, Any]:
+        """The question as a line has it."""
+        return {"question": self.question, "choices": self.choices}
 
 
 class Task:
@@ -30,10 +47,12 @@ class Task:
         workspace: Callable[[], Path],
         steps: dict[str, Any],
         send: Callable[[dict[str, Any]], None],
+        answers: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.task_id = task_id
         self.attempt = attempt
         self.steps = steps
+        self.answers = list(answers)
         self._workspace = workspace
         self._send = send
 
@@ -41,6 +60,23 @@ class Task:
     def workspace(self) -> Path:
         """A directory of this attempt alone, removed at its end. It is made at the first look."""
         return self._workspace()
+
+    def ask(self, question: str, choices: Sequence[str] | None = None) -> Any:
+        """The answer to a question that was answered before; else this attempt ends here, and the task waits for one.
+
+        The next attempt begins at the function's start and gets here with the answer. A question is known by its text.
+        """
+        for said in self.answers:
+            if said["question"] == question:
+                return said["answer"]
+        offered = None if choices is None else list(choices)
+        if not question or len(question) > QUESTION_MAX_CHARS:
+            raise ValueError(f"a question has 1 to {QUESTION_MAX_CHARS} characters")
+        if offered is not None and not (
+            0 < len(offered) <= CHOICES_MAX and all(0 < len(choice) <= CHOICE_MAX_CHARS for choice in offered)
+        ):
+            raise ValueError(f"choices are 1 to {CHOICES_MAX} texts of at most {CHOICE_MAX_CHARS} characters")
+        raise InputRequired(question, offered)
 
     def report(
         self,
@@ -98,6 +134,7 @@ def _run(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> byt
             workspace=Path.cwd,
             steps=request["steps"],
             send=lambda fields: send({"progress": fields}),
+            answers=request["answers"],
         )
     value = resolve_target(request["target"])(**arguments)
     try:
@@ -123,6 +160,8 @@ def main() -> int:
 
         try:
             last = _run(request, send)
+        except InputRequired as asked:
+            last = _line({"asks": asked.asked()})
         except BaseException as error:  # sys.exit() in a task is a failure of the task like any other
             last = _line({"error": describe(error)})
         _write_all(control_fd, last)

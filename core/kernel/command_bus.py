@@ -14,9 +14,10 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from core.kernel.aggregate_errors import gone, key_reused, unknown
 from core.kernel.codec import Codec
 from core.kernel.commit import Commit, Event, Moment, commit_id_of, fingerprint_of, subject_of
-from core.kernel.errors import Gone, HivebusError, KeyReused, NotFound, OutcomeUnknown, Refused, Unavailable
+from core.kernel.errors import HivebusError, OutcomeUnknown, Refused, Unavailable
 from core.kernel.ids import derived, uuid7
 from core.kernel.loaded import AggregateCache, First, Loaded
 from core.kernel.outcomes import CommandUnchanged
@@ -137,6 +138,10 @@ class CommandBus:
     async def position_of(self, noun: str, aggregate_id: str) -> int:
         """The aggregate's last position as far as this bus knows; 0 where the log has no such aggregate."""
         return (await self._loaded(noun, aggregate_id)).position
+
+    async def commits(self, noun: str, aggregate_id: str) -> list[Commit]:
+        """The whole history of an aggregate, oldest first, what the log was trimmed of too; none where it has none."""
+        return (await self._history(noun, aggregate_id, 0))[0] if _ID(aggregate_id) else []
 
     # --- one command ---
 
@@ -350,13 +355,18 @@ class CommandBus:
 
     async def _read(self, loaded: Loaded, noun: str, aggregate_id: str) -> None:
         """Fold what the log has beyond what is loaded, and what it was trimmed of from the store."""
-        subject = subject_of(noun, aggregate_id)
-        commits = [self._codec.decode(entry) for entry in await self._log.read(subject, after=loaded.position)]
-        if not loaded.position and (not commits or commits[0].body.version > 1):
-            older = await self._stored(subject, commits[0].position if commits else 0)
-            loaded.trimmed = bool(older)
-            commits = older + commits
+        commits, trimmed = await self._history(noun, aggregate_id, loaded.position)
+        loaded.trimmed = loaded.trimmed or trimmed
         loaded.catch_up(self._registry.aggregates[noun], commits)
+
+    async def _history(self, noun: str, aggregate_id: str, after: int) -> tuple[list[Commit], bool]:
+        """The commits after a position, and whether the log was trimmed of some of them."""
+        subject = subject_of(noun, aggregate_id)
+        commits = [self._codec.decode(entry) for entry in await self._log.read(subject, after=after)]
+        if after or (commits and commits[0].body.version == 1):
+            return commits, False
+        older = await self._stored(subject, commits[0].position if commits else 0)
+        return older + commits, bool(older)
 
     async def _stored(self, subject: str, before: int) -> list[Commit]:
         """The subject's commits as the store has them, before a position if that is not 0."""
@@ -367,31 +377,3 @@ class CommandBus:
             good = [stored.entry for stored in page if stored.parked is None]
             commits += [self._codec.decode(entry) for entry in good if not before or entry.position < before]
         return commits
-
-
-def unknown(noun: str, aggregate_id: str) -> HivebusError:
-    """The error for an id that the log does not know."""
-    return NotFound(
-        f"There is no {noun} {aggregate_id}.",
-        code=f"unknown_{noun}",
-        remedy=f"List what there is: GET /api/{noun}s, or `hivebus {noun} list`.",
-    )
-
-
-def gone(noun: str, aggregate_id: str) -> HivebusError:
-    """The error for a command to what has ended and is no longer on the log."""
-    return Gone(
-        f"This {noun} has ended, and the log was trimmed of it: {aggregate_id}.",
-        code=f"trimmed_{noun}",
-        remedy=f"It can still be read: GET /api/{noun}s/{aggregate_id}. Create a new one to do it again.",
-    )
-
-
-def key_reused(position: int | None) -> KeyReused:
-    """The error for an Idempotency-Key that stands for another body, first committed at `position` if it is known."""
-    error = KeyReused(
-        "This idempotency key was used before with another body.", remedy="Repeat the first body, or choose a new key."
-    )
-    if position is not None:
-        error.extra["position"] = position
-    return error

@@ -15,6 +15,8 @@ from core import pause as pauses
 from core import task as tasks
 from core.kernel.commit import Commit
 from core.kernel.outcomes import CommandUnchanged
+from core.process_managers.children import Children
+from core.process_managers.dependencies import ENDS, Dependencies
 from core.scheduling.clocks import Clocks
 from core.scheduling.election import SchedulerElected
 from core.scheduling.eligibility import Requirement, can_do
@@ -43,6 +45,8 @@ class Fleet:
         self.schedules = Schedules()
         self.pauses: set[tuple[pauses.What, str]] = set()
         self.statistics = Statistics()
+        self.dependencies = Dependencies()
+        self.children = Children()
         self.clocks = Clocks(self.tasks)
         self.orphans: set[str] = set()
         self.unsettled_agents: set[str] = set()
@@ -110,9 +114,15 @@ class Fleet:
             return
         entry.last_position = commit.position
         match event:
+            case tasks.TaskBlocked():
+                entry.status = "blocked"
+                self.put_back(task_id)
+            case tasks.DependenciesEnded():
+                self.dependencies.settle(task_id, commit.position, event)
             case tasks.TaskQueued():
                 entry.status = "queued"
                 entry.queued_ms = commit.body.occurred_at if entry.timers is not None else 0
+                self.dependencies.leave(task_id)
                 self.put_back(task_id)
             case tasks.TaskScheduled():
                 entry.status = "scheduled"
@@ -124,15 +134,17 @@ class Fleet:
                 entry.status = "running"
             case tasks.AttemptEnded():
                 self._free(commit, entry, event.outcome)
+            case tasks.TaskAsked():
+                entry.status = "input_required"
+                self._free(commit, entry, "")
+                self.put_back(task_id)
             case tasks.CancelRequested():
                 entry.cancelling = True
+                self.children.cancel(task_id)
                 entry.cancelled_ms = commit.body.occurred_at + int(event.grace_s * 1000)
                 self.put_back(task_id)
             case tasks.TaskCompleted() | tasks.TaskFailed() | tasks.TaskCancelled() | tasks.TaskExpired():
-                self._free(commit, entry, "completed" if isinstance(event, tasks.TaskCompleted) else "")
-                self.shares.leave(entry.flow)
-                self.schedules.ended(entry.schedule_id, task_id)
-                del self.tasks[task_id]
+                self._end(commit, entry, ENDS[type(event)])
             case _:
                 pass
 
@@ -157,6 +169,27 @@ class Fleet:
         if event.schedule_id is not None:
             self.schedules.began(commit.aggregate_id, event)
         self.shares.enter(flow)
+        if event.depends_on is not None:
+            self.dependencies.submit(commit.aggregate_id, commit.position, event, self.tasks)
+        if event.parent is not None:
+            parent = self.tasks.get(event.parent)
+            self.children.submit(
+                commit.aggregate_id,
+                event.parent,
+                commit.position,
+                alive=parent is not None,
+                cancelling=parent is not None and parent.cancelling,
+            )
+
+    def _end(self, commit: Commit, entry: TaskEntry, status: str) -> None:
+        self._free(commit, entry, "completed" if status == "completed" else "")
+        self.shares.leave(entry.flow)
+        self.schedules.ended(entry.schedule_id, entry.id)
+        del self.tasks[entry.id]
+        self.dependencies.end(entry.id, status, commit.position)
+        if status == "cancelled":
+            self.children.cancel(entry.id)
+        self.children.end(entry.id)
 
     def _assign(self, commit: Commit, entry: TaskEntry, event: tasks.TaskAssigned) -> None:
         entry.status = "assigned"
@@ -210,7 +243,7 @@ class Fleet:
         entry.agent_type = ""
 
     def _fold_limit(self, commit: Commit, event: Any) -> None:
-        if isinstance(event, limits.LimitSet):
+        if isinstance(event, limits.LimitChanged):
             self.limits.fold(event, commit.body.occurred_at)
             self.release(Limited(event.key, event.key))
 

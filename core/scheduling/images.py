@@ -6,6 +6,8 @@ import msgspec
 from msgspec import Struct
 
 from core.pause import What
+from core.process_managers.children import Children, Unseen
+from core.process_managers.dependencies import Blocked, Dependencies
 from core.scheduling.entries import AgentEntry, HostEntry, TaskEntry
 from core.scheduling.fleet import Fleet
 from core.scheduling.limits import Limits
@@ -27,6 +29,11 @@ class _Image(Struct, kw_only=True):
     schedules: list[ScheduleEntry]
     pauses: set[tuple[What, str]]
     statistics: Statistics
+    blocked: dict[str, Blocked]
+    ready: list[str]
+    parents: dict[str, str]
+    recalled: dict[str, str]
+    unseen: dict[str, Unseen]
 
 
 def image_of(fleet: Fleet) -> bytes:
@@ -45,6 +52,11 @@ def image_of(fleet: Fleet) -> bytes:
             schedules=list(fleet.schedules.entries.values()),
             pauses=fleet.pauses,
             statistics=fleet.statistics,
+            blocked=fleet.dependencies.blocked,
+            ready=fleet.dependencies.ready,
+            parents=fleet.children.parents,
+            recalled=fleet.children.recalled,
+            unseen=fleet.children.unseen,
         )
     )
 
@@ -56,6 +68,8 @@ def fleet_of(raw: bytes) -> Fleet:
     fleet.position, fleet.term, fleet.leader = image.position, image.term, image.leader
     fleet.shares, fleet.limits, fleet.statistics = image.shares, image.limits, image.statistics
     fleet.schedules, fleet.pauses = Schedules(image.schedules), image.pauses
+    fleet.dependencies = Dependencies(image.blocked, image.ready)
+    fleet.children = Children(image.parents, image.recalled, image.unseen)
     fleet.orphans = set(image.orphans)
     fleet.agents = {entry.id: entry for entry in image.agents}
     fleet.hosts = {entry.id: entry for entry in image.hosts}

@@ -12,7 +12,7 @@ from collections import Counter
 import msgspec
 from msgspec import Struct
 
-from core.limit import LimitSet
+from core.limit import LimitChanged
 
 # A concurrency key that nobody set a limit for.
 UNSET_CONCURRENCY = 1
@@ -28,11 +28,11 @@ class Bucket(Struct):
 class Limits(Struct):
     """All limits that were set, and what they count."""
 
-    set: dict[str, LimitSet] = msgspec.field(default_factory=dict)
+    set: dict[str, LimitChanged] = msgspec.field(default_factory=dict)
     held: dict[str, int] = msgspec.field(default_factory=dict)
     buckets: dict[str, Bucket] = msgspec.field(default_factory=dict)
 
-    def fold(self, event: LimitSet, now_ms: int) -> None:
+    def fold(self, event: LimitChanged, now_ms: int) -> None:
         """A limit was set: tokens that a smaller bucket cannot hold are gone."""
         before = self.set.get(event.key)
         tokens = self.tokens(event.key, now_ms) if before is not None and before.rate_per_s else None

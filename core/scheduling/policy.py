@@ -54,6 +54,7 @@ def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[D
         _expiries(fleet, under_way, now_ms),
         _due(fleet, under_way, now_ms),
         _runs(fleet, under_way, now_ms),
+        _relations(fleet, under_way),
         _assignments(fleet, overlay, under_way, now_ms),
     )
     for source in sources:
@@ -198,6 +199,15 @@ def _runs(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
             yield Decision(entry.id, step, None, entry.position, command_id=id_, on_behalf_of=entry.owner)
         elif step is not None:
             yield Decision(entry.id, step, None, entry.position)
+
+
+def _relations(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
+    """What the end of one task means for those that wait for it, or are parts of it."""
+    for child in fleet.children.due(under_way):
+        entry = fleet.tasks[child.task_id]
+        yield Decision(entry.id, child, entry.correlation_id, entry.last_position)
+    for settlement, cause in fleet.dependencies.due(under_way):
+        yield Decision(settlement.task_id, settlement, fleet.tasks[settlement.task_id].correlation_id, cause)
 
 
 def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: int) -> Iterator[Decision]:

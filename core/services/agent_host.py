@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from core.execution import SIGN_OF_LIFE, Attempt, CancelToken, Executor, Outcome, Progress
 from core.host import FirstAgent, LeaveHost, RegisterHost
@@ -18,8 +17,9 @@ from core.kernel.errors import HivebusError, NotFound, Refused, Unavailable
 from core.kernel.ids import uuid7
 from core.kernel.ports import Clock
 from core.services.link import Beat, BeatAnswer, Cancel, Control, Run
-from core.services.silence import SILENT, Silence
-from core.task import CompleteTask, FailTask, ProgressTask, StartTask
+from core.services.silence import Silence
+from core.services.verdicts import unacceptable, verdict
+from core.task import AskTask, CompleteTask, FailTask, ProgressTask, StartTask
 
 logger = logging.getLogger("hivebus.host")
 
@@ -291,6 +291,7 @@ class AgentHost:
             parameters=run.parameters,
             timeout_s=run.timeout_s,
             fence=run.fence,
+            answers=[{"question": said.question, "answer": said.answer} for said in run.answers],
         )
 
         def report(progress: Progress) -> None:
@@ -342,7 +343,9 @@ class AgentHost:
         """Tell the bus until it has answered: the same command id makes the repeats harmless."""
         if attempt.silent:
             return
-        command: CompleteTask | FailTask = _verdict(attempt, outcome)
+        command: CompleteTask | FailTask | AskTask = verdict(
+            attempt.run, outcome, attempt.started_ms, attempt.token.reason
+        )
         command_id = str(uuid7(self._clock.now_ms()))
         pause_s = 0.05
         while not attempt.silent:
@@ -361,40 +364,7 @@ class AgentHost:
                 pause_s = min(REPORT_PAUSE_S_MAX, pause_s * 2)
             except HivebusError as error:
                 # The log will never take this result (it is too large): that is how the attempt ended, then.
-                command, command_id = _unacceptable(attempt, error), str(uuid7(self._clock.now_ms()))
-
-
-def _unacceptable(attempt: _Attempt, error: HivebusError) -> FailTask:
-    return FailTask(
-        task_id=attempt.run.task_id,
-        fence=attempt.run.fence,
-        outcome="failed",
-        error=f"The work was done, and its result cannot be kept: {error.sentence}",
-        retryable=False,
-        started_ms=attempt.started_ms,
-    )
-
-
-def _verdict(attempt: _Attempt, outcome: Outcome) -> CompleteTask | FailTask:
-    run = attempt.run
-    if outcome.outcome == "completed":
-        return CompleteTask(
-            task_id=run.task_id, fence=run.fence, started_ms=attempt.started_ms, result=outcome.result or {}
-        )
-    kind: Literal["failed", "timed_out", "output_limit", "cancelled", "interrupted", "crashed"] = outcome.outcome
-    if kind == "cancelled" and attempt.token.reason == "interrupted":
-        kind = "interrupted"
-    error = outcome.error or f"The attempt was {kind}."
-    if kind == "cancelled" and attempt.token.reason == SILENT:
-        kind = "timed_out"
-        error = f"It said nothing for {run.silence_timeout_s:g} s (silence_timeout_s) and was stopped."
-    return FailTask(
-        task_id=run.task_id,
-        fence=run.fence,
-        outcome=kind,
-        error=error,
-        retryable=outcome.retryable,
-        started_ms=attempt.started_ms,
-        retry_after_ms=outcome.retry_after_ms,
-        result=outcome.result,
-    )
+                command, command_id = (
+                    unacceptable(attempt.run, error, attempt.started_ms),
+                    str(uuid7(self._clock.now_ms())),
+                )

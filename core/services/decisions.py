@@ -7,17 +7,20 @@ from core.kernel.commit import cause_of
 from core.kernel.errors import Invalid
 from core.schedule import SkipRuns
 from core.scheduling.policy import Decision
+from core.services.dependencies import looked_up
 from core.task import RunScheduled
 
 ACTOR = "system:scheduler"
 
 
-async def carry_out(bus: CommandBus, decision: Decision) -> Accepted:
-    """Issue the command. Raises what the bus raises.
+async def carry_out(bus: CommandBus, decision: Decision) -> Accepted | None:
+    """Issue the command; None where nothing follows from what it wants looked up. Raises what the bus raises.
 
     A run that this program would not accept any more is skipped instead, and its schedule says so.
     """
-    command = decision.command
+    command = await looked_up(bus, decision.command)
+    if command is None:
+        return None
     caller = Caller(
         actor=ACTOR,
         command_id=decision.command_id,

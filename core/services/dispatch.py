@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import Annotated, Any, Protocol, TypedDict
@@ -23,7 +23,9 @@ from core.kernel.times import parse_rfc3339, rfc3339
 from core.limit import Limit, limit_id
 from core.schedule import SetSchedule
 from core.secrets import Secrets, find_literal_secret
+from core.services.batches import Plan, planned
 from core.services.positions import PositionGate
+from core.services.relations import know_relations
 from core.services.vault import Vault
 from core.task import SubmitTask
 
@@ -127,7 +129,8 @@ class Dispatcher:
     ) -> BatchAnswer:
         """Execute commands, each with its own answer, in their order on the log; one correlation id for all of them.
 
-        Each item's id is derived from the batch's, so that the whole batch can be sent again under its key.
+        Each item's id is derived from the batch's, so that the whole batch can be sent again under its key, and items
+        can name each other before they exist: whatever is named goes first.
         """
         if len(commands) > BATCH_MAX:
             raise TooMany(
@@ -136,12 +139,14 @@ class Dispatcher:
             )
         batch_id = self._command_id(principal, envelope)
         envelope = replace(envelope, correlation_id=envelope.correlation_id or str(batch_id))
-        items: list[dict[str, Any]] = []
+        plan = planned(commands, batch_id)
+        answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         for start in range(0, len(commands), BATCH_IN_FLIGHT):
-            part = enumerate(commands[start : start + BATCH_IN_FLIGHT], start)
-            items += await asyncio.gather(
-                *(self._item(index, command, principal, envelope, batch_id) for index, command in part)
-            )
+            part = plan.order[start : start + BATCH_IN_FLIGHT]
+            for index in part:
+                answers[index] = asyncio.ensure_future(self._item(index, plan, principal, envelope, batch_id, answers))
+            await asyncio.gather(*(answers[index] for index in part))
+        items = [answers[index].result() for index in range(len(commands))]
         position = max((item["position"] for item in items if "position" in item), default=0)
         await self._wait_applied(position, envelope.wait_s)
         refused = sum("error" in item for item in items)
@@ -154,20 +159,36 @@ class Dispatcher:
         }
 
     async def _item(
-        self, index: int, command: Struct | HivebusError, principal: Principal, envelope: Envelope, batch_id: UUID
+        self,
+        index: int,
+        plan: Plan,
+        principal: Principal,
+        envelope: Envelope,
+        batch_id: UUID,
+        answers: Mapping[int, Awaitable[dict[str, Any]]],
     ) -> dict[str, Any]:
         """One item's answer: what its command led to, or its problem document."""
+        command = plan.items[index]
+        named = {"index": index} | ({"ref": plan.refs[index]} if index in plan.refs else {})
         try:
             if isinstance(command, HivebusError):
                 raise command
+            for other, pointer in plan.needs.get(index, ()):
+                if "error" in await answers[other]:
+                    raise Unprocessable(
+                        f"Item {other} of this batch, which this one names, was refused.",
+                        code="dependency_refused",
+                        pointer=pointer,
+                        remedy="Mend that item, and send the batch again.",
+                    )
             spec = self._registry.command_of(command)
             # An item's key is derived, and the log itself tells a repeat: no look into the store for each item.
             accepted = await self._execute(
                 spec, command, principal, envelope, derive(batch_id, str(index)), keyed=False
             )
         except HivebusError as error:
-            return {"index": index, "error": error.as_problem()}
-        return {"index": index} | answer_of(spec, command, accepted)
+            return named | {"error": error.as_problem()}
+        return named | answer_of(spec, command, accepted)
 
     async def _execute(
         self,
@@ -192,6 +213,14 @@ class Dispatcher:
         task = command.task if isinstance(command, SetSchedule) else command
         if isinstance(task, SubmitTask) and task.rate_key is not None:
             await self._know_rate(task.rate_key, "/rate_key" if task is command else "/task/rate_key")
+        if isinstance(command, SubmitTask) and (command.depends_on or command.parent is not None):
+            task_id = str(derive(command_id, spec.noun))
+            try:
+                await know_relations(self._bus, command, task_id)
+            except Unprocessable:
+                # A repeat is answered as it was, whatever has ended since.
+                if not await self._bus.position_of("task", task_id):
+                    raise
         command, fingerprint = await self._seal(spec, command)
         caller = Caller(
             actor=principal.actor,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from core.task import Task
+from core.task import Answered, Task, placed
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -28,6 +28,7 @@ class Run(Struct, frozen=True, kw_only=True):
     timeout_s: float
     correlation_id: str
     silence_timeout_s: float | None = None
+    answers: tuple[Answered, ...] = ()
 
 
 def run_of(task_id: str, state: Task, session: str, term: int) -> Run:
@@ -42,10 +43,11 @@ def run_of(task_id: str, state: Task, session: str, term: int) -> Run:
         attempt=state.attempt,
         type=spec.type,
         executor=spec.executor,
-        parameters=spec.parameters,
+        parameters=placed(spec.parameters, state.inputs),
         timeout_s=spec.timeout_s,
         correlation_id=state.correlation_id,
         silence_timeout_s=spec.silence_timeout_s,
+        answers=state.answers,
     )
 
 

@@ -326,6 +326,10 @@ class Scheduler:
         key = decision.key
         try:
             accepted = await carry_out(self._bus, decision)
+            if accepted is None:
+                self.fleet.children.clear(key)
+                self._settle(key, self.fleet.position)
+                return
         except (Refused, NotFound, OutcomeUnknown) as error:
             # Refused: the log knows more than the fold. Unknown: it may hold the commit. Either way the fold must
             # pass the log's head before it speaks for this key again.

@@ -1,22 +1,23 @@
 """The task: what somebody wants done, its attempts, and its one end.
 
-    submitted -> scheduled (not_before, back-off) -> queued -> assigned -> running
-              -> completed | failed | cancelled | expired
+    submitted -> blocked (dependencies) | scheduled (not_before, back-off) -> queued -> assigned -> running
+              -> completed | failed | cancelled | expired; running -> input_required -> queued
 
 The fence of an attempt is the position of its `task.assigned`. Whatever a host says carries the fence; a stale one is
 refused, so completion and expiry race on one expected position and exactly one wins.
 
-Read events, state, then the commands with their decisions by who issues them: callers, scheduler, hosts.
+Read events, state, then the commands with their decisions by who issues them: callers, scheduler, hosts; and what a
+task waits for: dependencies, questions.
 """
 
 from __future__ import annotations
 
 from core.task.callers import (
+    DEPENDENCIES_MAX,
     NOT_AVAILABLE,
     PRIORITIES,
     TASK_FAULTS,
     CancelTask,
-    Id,
     SubmitTask,
     Time,
     Word,
@@ -24,14 +25,30 @@ from core.task.callers import (
     submit,
 )
 from core.task.copies import ReplayTask, RunScheduled, replay, run_id, run_scheduled
+from core.task.dependencies import (
+    ApproveTask,
+    Id,
+    RejectTask,
+    SettleDependencies,
+    approve,
+    reject,
+    settle,
+)
 from core.task.events import (
     AttemptEnded,
     AttemptOutcome,
     CancelRequested,
+    DependenciesEnded,
+    Dependency,
+    DependencyEnd,
     ExpiryReason,
     Retry,
     Routing,
+    TaskAnswered,
+    TaskApproved,
+    TaskAsked,
     TaskAssigned,
+    TaskBlocked,
     TaskCancelled,
     TaskCompleted,
     TaskEvent,
@@ -39,29 +56,55 @@ from core.task.events import (
     TaskFailed,
     TaskProgressed,
     TaskQueued,
+    TaskRejected,
     TaskScheduled,
     TaskStarted,
     TaskSubmitted,
     task,
 )
 from core.task.hosts import CompleteTask, FailTask, ProgressTask, StartTask, complete, fail, progress, start
+from core.task.inputs import INPUTS_MAX_BYTES, placed
+from core.task.questions import ANSWER_MAX_BYTES, QUESTIONS_MAX, AnswerTask, AskTask, answer, ask
 from core.task.rules import CANCEL_GRACE_S, backoff_ms
-from core.task.scheduler import AssignTask, EndOverdueTask, ExpireTask, QueueTask, assign, end_overdue, expire, queue
-from core.task.state import FINAL, LOST, Task, evolve
+from core.task.scheduler import (
+    AssignTask,
+    CancelChild,
+    EndOverdueTask,
+    ExpireTask,
+    QueueTask,
+    assign,
+    cancel_child,
+    end_overdue,
+    expire,
+    queue,
+)
+from core.task.state import FINAL, LOST, Answered, Task, evolve
 
 __all__ = [
+    "ANSWER_MAX_BYTES",
     "CANCEL_GRACE_S",
+    "DEPENDENCIES_MAX",
     "FINAL",
+    "INPUTS_MAX_BYTES",
     "LOST",
     "NOT_AVAILABLE",
     "PRIORITIES",
+    "QUESTIONS_MAX",
     "TASK_FAULTS",
+    "AnswerTask",
+    "Answered",
+    "ApproveTask",
+    "AskTask",
     "AssignTask",
     "AttemptEnded",
     "AttemptOutcome",
+    "CancelChild",
     "CancelRequested",
     "CancelTask",
     "CompleteTask",
+    "DependenciesEnded",
+    "Dependency",
+    "DependencyEnd",
     "EndOverdueTask",
     "ExpireTask",
     "ExpiryReason",
@@ -69,14 +112,20 @@ __all__ = [
     "Id",
     "ProgressTask",
     "QueueTask",
+    "RejectTask",
     "ReplayTask",
     "Retry",
     "Routing",
     "RunScheduled",
+    "SettleDependencies",
     "StartTask",
     "SubmitTask",
     "Task",
+    "TaskAnswered",
+    "TaskApproved",
+    "TaskAsked",
     "TaskAssigned",
+    "TaskBlocked",
     "TaskCancelled",
     "TaskCompleted",
     "TaskEvent",
@@ -84,24 +133,32 @@ __all__ = [
     "TaskFailed",
     "TaskProgressed",
     "TaskQueued",
+    "TaskRejected",
     "TaskScheduled",
     "TaskStarted",
     "TaskSubmitted",
     "Time",
     "Word",
+    "answer",
+    "approve",
+    "ask",
     "assign",
     "backoff_ms",
     "cancel",
+    "cancel_child",
     "complete",
     "end_overdue",
     "evolve",
     "expire",
     "fail",
+    "placed",
     "progress",
     "queue",
+    "reject",
     "replay",
     "run_id",
     "run_scheduled",
+    "settle",
     "start",
     "submit",
     "task",

@@ -14,22 +14,23 @@ from core.kernel.errors import HivebusError, Refused, TooMany, Unprocessable
 from core.kernel.registry import Context, Route
 from core.kernel.times import parse_rfc3339
 from core.limit import Key
+from core.task.dependencies import Id, dependencies_of
 from core.task.events import (
-    CancelRequested,
+    Dependency,
     Retry,
-    TaskCancelled,
+    TaskBlocked,
     TaskEvent,
-    TaskQueued,
-    TaskScheduled,
+    TaskRef,
     TaskSubmitted,
     task,
 )
-from core.task.rules import CANCEL_GRACE_S
+from core.task.rules import cancelled, queued
 from core.task.state import FINAL, Task
 
 PRIORITIES = {"critical": 9, "high": 7, "normal": 5, "low": 3, "background": 1}
 
-Id = Annotated[str, Meta(min_length=1, max_length=64)]
+DEPENDENCIES_MAX = 100
+
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)", max_length=100)]
 Time = Annotated[str, Meta(pattern=r"^[0-9TtZz .:+-]{10,40}$(?!\n)")]
 Seconds = Annotated[float, Meta(gt=0, le=366 * 86_400)]
@@ -44,6 +45,9 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Times are RFC 3339. It is not started before `not_before`; if it waits at its `deadline`, longer than
     `queue_timeout_s` in one stay in the queue, or has not ended `total_timeout_s` after its submission, it expires. An
     attempt that says nothing for `silence_timeout_s` is timed out.
+
+    `depends_on` is what it waits for: ids of tasks, or objects {type, task, into, from, by}. In a batch an item may
+    have a `ref`, and the others name it `@ref`. `parent` is the task that this one is a part of: cancelled with it.
     """
 
     type: Word
@@ -64,8 +68,10 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     concurrency_key: Key | None = None
     rate_key: Key | None = None
     routing: Literal["learned", "least_loaded"] = "learned"
-    depends_on: list[Any] = []
-    on_dependency_failure: str | None = None
+    depends_on: Annotated[list[TaskRef | Dependency], Meta(max_length=DEPENDENCIES_MAX)] = []
+    on_dependency_failure: Literal["cancel", "run", "fail"] = "cancel"
+    parent: TaskRef | None = None
+    ref: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$(?!\n)", max_length=64)] | None = None
     not_before: Time | None = None
     deadline: Time | None = None
     queue_timeout_s: Seconds | None = None
@@ -76,8 +82,6 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 NOT_AVAILABLE = (
-    "depends_on",
-    "on_dependency_failure",
     "max_tokens",
     "max_cost",
 )
@@ -89,6 +93,7 @@ TASK_FAULTS: dict[str, type[HivebusError]] = {
     "executor_required": Unprocessable,
     "unknown_executor": Unprocessable,
     "not_available": Unprocessable,
+    "unknown_limit": Unprocessable,
     "deadline_passed": Unprocessable,
     "deadline_before_start": Unprocessable,
     "timeout_before_start": Unprocessable,
@@ -99,14 +104,33 @@ TASK_FAULTS: dict[str, type[HivebusError]] = {
     "task.submit",
     route=Route("POST", "/api/tasks", 202),
     creates=True,
-    faults=TASK_FAULTS | {"too_many_tasks": TooMany},
+    faults=TASK_FAULTS
+    | {
+        "too_many_tasks": TooMany,
+        "unknown_dependency": Unprocessable,
+        "self_dependency": Unprocessable,
+        "bad_pointer": Unprocessable,
+        "unknown_parent": Unprocessable,
+        "parent_ended": Unprocessable,
+        "not_in_a_batch": Unprocessable,
+        "duplicate_ref": Unprocessable,
+        "dependency_cycle": Unprocessable,
+        "dependency_refused": Unprocessable,
+    },
 )
 def submit(command: SubmitTask, state: Task | None, context: Context) -> list[TaskEvent]:
-    """A valid task is accepted and queued."""
+    """A valid task is accepted, and queued unless it waits for something."""
     if _unavailable(command) != _LEFT_OUT:
         _refuse_unavailable(command)
     executor = _executor_of(command)
-    parameters_of(executor, command.parameters)
+    depends_on: list[Dependency] | None = None
+    if command.depends_on:
+        depends_on = dependencies_of(command.depends_on, executor, command.parameters, context.aggregate_id)
+    else:
+        parameters_of(executor, command.parameters)
+    if command.ref is not None or (command.parent or "").startswith("@"):
+        _refuse_reference(command)
+    policy = command.on_dependency_failure
     priority = command.priority
     not_before_ms, deadline_ms = _times(command, context.now_ms)
     submitted = TaskSubmitted(
@@ -131,8 +155,22 @@ def submit(command: SubmitTask, state: Task | None, context: Context) -> list[Ta
         total_timeout_s=command.total_timeout_s,
         silence_timeout_s=command.silence_timeout_s,
         routing=None if command.routing == "learned" else command.routing,
+        depends_on=depends_on,
+        on_dependency_failure=None if policy == "cancel" or depends_on is None else policy,
+        parent=command.parent,
     )
-    return [submitted, TaskQueued() if not_before_ms is None else TaskScheduled(not_before_ms=not_before_ms)]
+    return [submitted, TaskBlocked()] if depends_on else [submitted, *queued(submitted, context)]
+
+
+def _refuse_reference(command: SubmitTask) -> None:
+    """A batch is taken apart before its items come here; what still names one is in none."""
+    pointer = "/ref" if command.ref is not None else "/parent"
+    raise Unprocessable(
+        "Only the items of a batch can name each other.",
+        code="not_in_a_batch",
+        pointer=pointer,
+        remedy="Submit them as one JSON array or file, or use the task's id.",
+    )
 
 
 def _times(command: SubmitTask, now_ms: int) -> tuple[int | None, int | None]:
@@ -232,6 +270,4 @@ def cancel(command: CancelTask, state: Task, context: Context) -> list[TaskEvent
             f"The task has ended already: it is {state.status}.",
             remedy="Only a task that has not ended can be cancelled.",
         )
-    if state.held:
-        return [CancelRequested(grace_s=CANCEL_GRACE_S, reason=command.reason)]
-    return [TaskCancelled(reason=command.reason)]
+    return cancelled(state, command.reason)

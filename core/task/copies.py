@@ -13,8 +13,9 @@ from core.kernel.commit import Event
 from core.kernel.errors import Refused, TooMany
 from core.kernel.ids import at_time
 from core.kernel.registry import Context, Route, Scope
-from core.task.callers import Id, SubmitTask, submit
-from core.task.events import TaskQueued, TaskSubmitted, task
+from core.task.callers import SubmitTask, submit
+from core.task.dependencies import Id
+from core.task.events import TaskBlocked, TaskQueued, TaskSubmitted, task
 from core.task.state import Task
 
 
@@ -46,7 +47,7 @@ REPLAYABLE = frozenset({"failed", "expired", "cancelled"})
 class ReplayTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Replay a task that failed, expired or was cancelled: a new task that asks for the same, with `replay_of`.
 
-    Its not_before and deadline were about the first one's time: they are left out.
+    Its not_before, deadline and parent were about the first one: they are left out. What it depends on counts again.
     """
 
     task_id: Id
@@ -79,6 +80,12 @@ def replay(command: ReplayTask, state: Task, context: Context) -> list[Event]:
             remedy="Replay what failed, expired or was cancelled; submit the same again for another result.",
         )
     spec = replace(
-        state.spec, replay_of=command.task_id, not_before_ms=None, deadline_ms=None, schedule_id=None, due_ms=None
+        state.spec,
+        replay_of=command.task_id,
+        not_before_ms=None,
+        deadline_ms=None,
+        schedule_id=None,
+        due_ms=None,
+        parent=None,
     )
-    return [spec, TaskQueued()]
+    return [spec, TaskBlocked() if spec.depends_on else TaskQueued()]

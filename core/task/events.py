@@ -14,6 +14,23 @@ task = Aggregate("task")
 AttemptOutcome = Literal[
     "failed", "timed_out", "output_limit", "cancelled", "interrupted", "crashed", "lease_expired", "voided"
 ]
+# What a task fails by: its last attempt, or what it waited for before there was any.
+FailureOutcome = Literal[
+    "failed",
+    "timed_out",
+    "output_limit",
+    "cancelled",
+    "interrupted",
+    "crashed",
+    "lease_expired",
+    "voided",
+    "dependency_failed",
+]
+
+# A task's id, or `@` and the `ref` of another item of the same batch.
+TaskRef = Annotated[str, Meta(pattern=r"^@?[A-Za-z0-9][A-Za-z0-9._:-]*$(?!\n)", max_length=65)]
+Pointer = Annotated[str, Meta(pattern=r"^(/([^~/]|~[01])*)*$(?!\n)", max_length=500)]
+Approver = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 ExpiryReason = Literal["deadline", "queue_timeout", "total_timeout"]
@@ -29,6 +46,29 @@ class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_interval_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 60_000
     non_retryable: Annotated[list[AttemptOutcome], Meta(max_length=8)] = []
     avoid_last_agent: bool = False
+
+
+class Dependency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"source": "from"}):
+    """What a task waits for before it is queued.
+
+    `finish`: the end of another task. `data`: its end, and what stands in its result at `from` (a JSON pointer, by
+    default the whole result) goes into the parameters at `into`. `approval`: the word of one of `by` (actors; empty:
+    of anybody who may send commands).
+    """
+
+    type: Literal["finish", "data", "approval"] = "finish"
+    task: TaskRef | None = None
+    into: Pointer | None = None
+    source: Pointer | None = None
+    by: Annotated[list[Approver], Meta(max_length=32)] = []
+
+
+class DependencyEnd(Struct, frozen=True, kw_only=True):
+    """How a task that another one depends on has ended, and where. `unknown`: the log knows no such task."""
+
+    task: str
+    status: str
+    position: int
 
 
 @task.event("task.submitted")
@@ -59,6 +99,39 @@ class TaskSubmitted(Event, frozen=True):
     schedule_id: str | None = None
     due_ms: int | None = None
     routing: str | None = None
+    depends_on: list[Dependency] | None = None
+    on_dependency_failure: Literal["run", "fail"] | None = None
+    parent: str | None = None
+
+
+@task.event("task.blocked")
+class TaskBlocked(Event, frozen=True):
+    """The task waits for what it depends on."""
+
+
+@task.event("task.dependencies_ended")
+class DependenciesEnded(Event, frozen=True):
+    """Tasks that it depends on have ended. `inputs` is what of their results goes where in the parameters."""
+
+    ends: list[DependencyEnd]
+    inputs: dict[str, Any] | None = None
+
+
+@task.event("task.approved")
+class TaskApproved(Event, frozen=True):
+    """Somebody who may approve did; `items` are the places in depends_on that this is the word for."""
+
+    by: str
+    reason: str
+    items: list[int]
+
+
+@task.event("task.rejected")
+class TaskRejected(Event, frozen=True):
+    """Somebody who may approve does not want it to run."""
+
+    by: str
+    reason: str
 
 
 @task.event("task.queued")
@@ -132,6 +205,25 @@ class AttemptEnded(Event, frozen=True):
     type: str | None = None
 
 
+@task.event("task.asked")
+class TaskAsked(Event, frozen=True):
+    """The attempt ended with a question; the next one begins when it is answered."""
+
+    fence: int
+    agent_id: str
+    question: str
+    choices: list[str] | None = None
+    started_ms: int | None = None
+
+
+@task.event("task.answered")
+class TaskAnswered(Event, frozen=True):
+    """Somebody answered what the task asked."""
+
+    question: str
+    answer: Any
+
+
 @task.event("task.completed", final=True)
 class TaskCompleted(Event, frozen=True):
     """The attempt did what was asked; `result` is what its executor really got."""
@@ -149,7 +241,7 @@ class TaskFailed(Event, frozen=True):
     """No attempt is left: the task lies in the dead letters."""
 
     error: str
-    outcome: AttemptOutcome
+    outcome: FailureOutcome
 
 
 @task.event("task.cancel_requested")
@@ -177,12 +269,18 @@ class TaskExpired(Event, frozen=True):
 
 TaskEvent = (
     TaskSubmitted
+    | TaskBlocked
+    | DependenciesEnded
+    | TaskApproved
+    | TaskRejected
     | TaskQueued
     | TaskScheduled
     | TaskAssigned
     | TaskStarted
     | TaskProgressed
     | AttemptEnded
+    | TaskAsked
+    | TaskAnswered
     | TaskCompleted
     | TaskFailed
     | CancelRequested

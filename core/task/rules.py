@@ -6,6 +6,7 @@ from core.kernel.errors import Refused
 from core.kernel.registry import Context
 from core.task.events import (
     AttemptEnded,
+    CancelRequested,
     Retry,
     TaskCancelled,
     TaskEvent,
@@ -13,10 +14,26 @@ from core.task.events import (
     TaskFailed,
     TaskQueued,
     TaskScheduled,
+    TaskSubmitted,
 )
 from core.task.state import LOST, Task
 
 CANCEL_GRACE_S = 5.0
+
+
+def queued(spec: TaskSubmitted, context: Context) -> list[TaskEvent]:
+    """What follows when nothing holds a task back: it was submitted, unblocked or answered. Its time may yet come."""
+    begin_ms = spec.not_before_ms
+    if begin_ms is not None and begin_ms > context.now_ms:
+        return [TaskScheduled(not_before_ms=begin_ms)]
+    return [TaskQueued()]
+
+
+def cancelled(state: Task, reason: str | None) -> list[TaskEvent]:
+    """An attempt is asked to stop; what none works on ends at once."""
+    if state.held:
+        return [CancelRequested(grace_s=CANCEL_GRACE_S, reason=reason)]
+    return [TaskCancelled(reason=reason)]
 
 
 def hold_fence(state: Task, fence: int) -> None:

@@ -1,4 +1,4 @@
-"""What the scheduler does with tasks: assign, queue, expire an attempt, end a task whose time is up."""
+"""What the scheduler does with tasks: assign, queue, expire an attempt, end what is overdue or was a part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.task.events import (
     TaskQueued,
     task,
 )
-from core.task.rules import CANCEL_GRACE_S, after, hold_fence
+from core.task.rules import CANCEL_GRACE_S, after, cancelled, hold_fence
 from core.task.state import FINAL, Task
 
 
@@ -111,3 +111,20 @@ def end_overdue(command: EndOverdueTask, state: Task, context: Context) -> list[
     if command.reason != "total_timeout":
         raise Refused(f"An attempt holds the task: it is {state.status}.", code="not_overdue")
     return [CancelRequested(grace_s=CANCEL_GRACE_S, reason="its total_timeout_s is over", expires=command.reason)]
+
+
+class CancelChild(Struct, frozen=True, kw_only=True):
+    """Cancel a task because the one that it is a part of was cancelled.
+
+    `look_up`: a parent of which the scheduler knows only that it has ended; whoever issues the command looks how.
+    """
+
+    task_id: str
+    reason: str
+    look_up: str | None = None
+
+
+@task.decides("task.cancel_child", scope=Scope.INTERNAL)
+def cancel_child(command: CancelChild, state: Task, context: Context) -> list[TaskEvent]:
+    """Whatever has ended, or is being cancelled already, stays as it is."""
+    return [] if state.status in FINAL or state.cancelling else cancelled(state, command.reason)

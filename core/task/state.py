@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Any, assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -11,8 +11,13 @@ from core.kernel.commit import Moment
 from core.task.events import (
     AttemptEnded,
     CancelRequested,
+    DependenciesEnded,
     ExpiryReason,
+    TaskAnswered,
+    TaskApproved,
+    TaskAsked,
     TaskAssigned,
+    TaskBlocked,
     TaskCancelled,
     TaskCompleted,
     TaskEvent,
@@ -20,6 +25,7 @@ from core.task.events import (
     TaskFailed,
     TaskProgressed,
     TaskQueued,
+    TaskRejected,
     TaskScheduled,
     TaskStarted,
     TaskSubmitted,
@@ -28,6 +34,13 @@ from core.task.events import (
 
 FINAL = frozenset({"completed", "failed", "cancelled", "expired"})
 LOST = frozenset({"crashed", "lease_expired"})
+
+
+class Answered(Struct, frozen=True):
+    """A question that an attempt asked, and what it was told."""
+
+    question: str
+    answer: Any
 
 
 class Task(Struct, frozen=True, kw_only=True):
@@ -49,6 +62,13 @@ class Task(Struct, frozen=True, kw_only=True):
     cancelling: bool = False
     cancel_reason: str | None = None
     expires: ExpiryReason | None = None
+    # The tasks, and the places in depends_on of the approvals, that it still waits for.
+    open_tasks: frozenset[str] = frozenset()
+    open_approvals: frozenset[int] = frozenset()
+    inputs: dict[str, Any] = {}
+    question: str | None = None
+    choices: list[str] | None = None
+    answers: tuple[Answered, ...] = ()
 
     @property
     def held(self) -> bool:
@@ -60,9 +80,21 @@ class Task(Struct, frozen=True, kw_only=True):
 def evolve(state: Task | None, event: TaskEvent, moment: Moment) -> Task:
     """The fold of a task."""
     if isinstance(event, TaskSubmitted):
-        return Task(status="submitted", spec=event, submitted_ms=moment.time_ms, correlation_id=moment.correlation_id)
+        return _submitted(event, moment)
     assert state is not None, "the first event of a task is task.submitted"
     match event:
+        case TaskBlocked():
+            return replace(state, status="blocked")
+        case DependenciesEnded():
+            return replace(
+                state,
+                open_tasks=state.open_tasks - {end.task for end in event.ends},
+                inputs=state.inputs | (event.inputs or {}),
+            )
+        case TaskApproved():
+            return replace(state, open_approvals=state.open_approvals.difference(event.items))
+        case TaskRejected():
+            return state
         case TaskQueued():
             return replace(state, status="queued")
         case TaskScheduled():
@@ -91,6 +123,18 @@ def evolve(state: Task | None, event: TaskEvent, moment: Moment) -> Task:
                 agent_id=None,
                 host_id=None,
             )
+        case TaskAsked():
+            return replace(
+                state,
+                status="input_required",
+                question=event.question,
+                choices=event.choices,
+                agent_id=None,
+                host_id=None,
+            )
+        case TaskAnswered():
+            answered = Answered(event.question, event.answer)
+            return replace(state, question=None, choices=None, answers=(*state.answers, answered))
         case TaskCompleted():
             return replace(state, status="completed")
         case TaskFailed():
@@ -103,3 +147,14 @@ def evolve(state: Task | None, event: TaskEvent, moment: Moment) -> Task:
             return replace(state, status="expired")
         case _:
             assert_never(event)
+
+
+def _submitted(event: TaskSubmitted, moment: Moment) -> Task:
+    state = Task(status="submitted", spec=event, submitted_ms=moment.time_ms, correlation_id=moment.correlation_id)
+    if event.depends_on is None:
+        return state
+    return replace(
+        state,
+        open_tasks=frozenset(item.task for item in event.depends_on if item.task is not None),
+        open_approvals=frozenset(index for index, item in enumerate(event.depends_on) if item.type == "approval"),
+    )

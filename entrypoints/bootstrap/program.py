@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import importlib
-import inspect
 import logging
-import pkgutil
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,7 +13,6 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-import core.scheduling
 from adapters.blobs.files import FileBlobs
 from adapters.disk import FileSystem
 from adapters.executors.host import Host
@@ -60,6 +55,7 @@ from core.services.trim import Trimmer
 from core.services.vault import Vault
 from entrypoints.agent_tasks import AgentTasks
 from entrypoints.bootstrap.agents import kept
+from entrypoints.bootstrap.folds import fold_version
 from entrypoints.bootstrap.keeping import picture_of, trimmer_of
 from entrypoints.bootstrap.links import hosted, linked
 from entrypoints.bootstrap.opened import Ground, opened
@@ -227,7 +223,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         clock,
         ground.gateway,
         FileSnapshots(root / "scheduler.image"),
-        version=_fold_version(),
+        version=fold_version(),
         lease_s=settings.lease_s,
         role=_role(ground.leases, SCHEDULER) if SCHEDULER in settings.role_set else None,
         trimmed_to=store.care.trimmed_to,
@@ -392,11 +388,3 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
 def _role(leases: JetStreamLeases | None, name: str) -> Lease:
     """A lease where several processes may have a role; else the lock in the data directory is enough."""
     return Kept() if leases is None else leases.lease(name)
-
-
-def _fold_version() -> str:
-    """Changes with the code that folds the fleet: an image of another version is not read."""
-    names = sorted(module.name for module in pkgutil.iter_modules(core.scheduling.__path__, "core.scheduling."))
-    modules = [importlib.import_module(name) for name in (*names, "core.task.events")]
-    source = "".join(map(inspect.getsource, modules))
-    return hashlib.sha256(source.encode()).hexdigest()[:16]

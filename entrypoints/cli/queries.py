@@ -47,11 +47,13 @@ QUERIES = (
         options=(
             QueryOption(
                 "status",
-                "Only these, with commas between: queued, scheduled, assigned, running, completed, failed, cancelled.",
+                "Only these, with commas between: blocked, queued, scheduled, assigned, running, input_required, "
+                "completed, failed, cancelled.",
             ),
             QueryOption("agent_id", "Only those that this agent works on, or worked on last."),
             QueryOption("type", "Only tasks of this type."),
             QueryOption("correlation_id", "Only what was submitted together: `task submit` prints the id."),
+            QueryOption("parent", "Only the parts of this task."),
             QueryOption("updated_since", "Only those that changed at this time (RFC 3339) or later."),
             QueryOption("order", "created (the default) or updated."),
             QueryOption("before", "In the order updated: only what changed before this position.", int),
@@ -74,7 +76,7 @@ QUERIES = (
     QueryVerb(
         name="task.show",
         path="/api/tasks/{task_id}",
-        doc="Show a task with its parameters, result, attempts and history.",
+        doc="Show a task with its parameters, result, attempts and history, what it waits for, and what it asks.",
         target="task_id",
         examples=("hivebus task show TASK_ID", "hivebus task show TASK_ID --json | jq -r .result.stdout"),
     ),

@@ -55,7 +55,7 @@ def submit_verb() -> Verb:
     from core.task import NOT_AVAILABLE, SubmitTask  # noqa: PLC0415 - only this command needs them
     from entrypoints.cli.options import options_of, values_of  # noqa: PLC0415
 
-    task_options = options_of(SubmitTask, leave_out=frozenset(NOT_AVAILABLE), optional=True)
+    task_options = options_of(SubmitTask, leave_out=frozenset((*NOT_AVAILABLE, "ref")), optional=True)
 
     def run(
         file: BinaryIO | None,

@@ -23,6 +23,7 @@ ENDS = {
 }
 MOVES = {
     "task.queued": "waiting",
+    "task.asked": "waiting",
     "task.scheduled": "waiting",
     "task.assigned": "running",
     "task.started": "running",

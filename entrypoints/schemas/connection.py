@@ -15,7 +15,7 @@ from entrypoints.schemas.asyncapi import Notification
 from entrypoints.schemas.openrpc import MethodShape
 from entrypoints.websocket.subscribing import Subscribe, Unsubscribe
 from projections.agents import Status as AgentStatus
-from projections.task_queries import Status as TaskStatus
+from projections.tasks import Status as TaskStatus
 
 EVENTS = ("events", "websocket only")
 

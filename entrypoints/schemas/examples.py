@@ -94,6 +94,7 @@ EXAMPLES: dict[str, Example] = {
             "throughput_per_minute": 30,
             "blocked": 0,
             "scheduled": 0,
+            "input_required": 0,
             "dead_lettered": 0,
             "unknown": {},
             "position": 12,

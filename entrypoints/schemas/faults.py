@@ -85,7 +85,7 @@ def faults_of(action: Action) -> dict[str, type[HivebusError]]:
         found |= READING if action.struct is not Nothing else {}
         if "min_position" in action.options.__struct_fields__:
             found |= WAITING
-    if targeted:
+    if targeted or (action.read_only and "key" in action.struct.__struct_fields__):
         found[f"unknown_{noun}"] = NotFound
     return together(found, action.faults)
 

@@ -30,7 +30,13 @@ def page(path: str, contents: Iterable[tuple[str, Iterable[str]]], *main: Markup
     groups = [
         joined(
             tag("h2", group),
-            tag("ul", *(tag("li", tag("a", name.removeprefix("shape "), href=f"#{anchor(name)}")) for name in names)),
+            tag(
+                "ul",
+                *(
+                    tag("li", tag("a", name.removeprefix("shape ").removeprefix("command "), href=f"#{anchor(name)}"))
+                    for name in names
+                ),
+            ),
         )
         for group, names in contents
     ]
@@ -248,7 +254,7 @@ def events(document: Document) -> str:
     groups: dict[str, list[str]] = {}
     for key, operation in document["operations"].items():
         groups.setdefault(f"{operation['tags'][0]['name']}s", []).append(key)
-    names = {group: [_titled(document, key) for key in keys] for group, keys in groups.items()}
+    names = {group: [_placed(document, key) for key in keys] for group, keys in groups.items()}
     return page(
         "/docs/events",
         [*names.items(), _shape_names(document)],
@@ -263,6 +269,12 @@ def events(document: Document) -> str:
 
 def _titled(document: Document, key: str) -> str:
     return str(document["components"]["messages"][key]["title"])
+
+
+def _placed(document: Document, key: str) -> str:
+    """The title, told apart where a command and an event have the same one."""
+    kind = document["operations"][key]["tags"][0]["name"]
+    return f"command {_titled(document, key)}" if kind == "command" else _titled(document, key)
 
 
 def _message(document: Document, key: str) -> Markup:
@@ -282,13 +294,13 @@ def _message(document: Document, key: str) -> Markup:
     ]
     return tag(
         "section",
-        _heading(message["title"], tag("code", channel["address"])),
+        _heading(_placed(document, key), tag("code", channel["address"])),
         prose(message["summary"]),
         tag("p", tag("code", message["contentType"]), ": ", _payload(message["payload"])),
         tag("dl", *rows, class_="fields") if rows else None,
         *(example(said["payload"], said.get("summary", "For example")) for said in message.get("examples", ())),
         joined(tag("h4", "Answers"), tag("dl", *answers, class_="answers")) if answers else None,
-        id=anchor(message["title"]),
+        id=anchor(_placed(document, key)),
     )
 
 

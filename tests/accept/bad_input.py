@@ -65,7 +65,11 @@ def _requests(program: Program) -> dict[str, int]:
         ("invalid_field", 422, client.request(post, tasks, GOOD | {"parameters": {"argv": [1]}}), "/parameters/argv/0"),
         ("missing_field", 422, client.request(post, tasks, {"type": "x"}), "/parameters"),
         ("executor_required", 422, client.request(post, tasks, {"type": "x", "parameters": {}}), "/executor"),
-        ("not_available", 422, client.request(post, tasks, GOOD | {"depends_on": ["x"]}), "/depends_on"),
+        ("unknown_dependency", 422, client.request(post, tasks, GOOD | {"depends_on": ["x"]}), "/depends_on/0"),
+        ("unknown_dependency", 422, client.request(post, tasks, GOOD | {"depends_on": ["@x"]}), "/depends_on/0"),
+        ("unknown_parent", 422, client.request(post, tasks, GOOD | {"parent": str(uuid4())}), "/parent"),
+        ("not_in_a_batch", 422, client.request(post, tasks, GOOD | {"ref": "x"}), "/ref"),
+        ("unknown_limit", 422, client.request(post, tasks, GOOD | {"rate_key": "k"}), "/rate_key"),
         (
             "literal_secret",
             422,

@@ -76,4 +76,15 @@ async def stubborn() -> None:
             return
 
 
+def paint(task: Task) -> str:
+    try:
+        return f"painted {task.ask('Which colour?', choices=['red', 'blue'])}"
+    except Exception:
+        return "a question is no failure"
+
+
+async def paint_async(task: Task, key: str = "") -> str:
+    return f"painted {task.ask(f'Which colour?{key}')}"
+
+
 not_callable = 1

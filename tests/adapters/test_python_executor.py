@@ -29,6 +29,8 @@ NAMES = [
     "fail_async",
     "leave_async",
     "stubborn",
+    "paint",
+    "paint_async",
     "not_callable",
     "missing",
 ]
@@ -196,3 +198,22 @@ async def test_secrets_are_resolved_in_arguments_and_redacted_in_values(host: Ho
     outcome = await PythonExecutor(host).run(attempt, CancelToken(), silent)
     assert outcome.result is not None
     assert outcome.result["value"] == {"deep": ["[secret MY_KEY]"]}
+
+
+@pytest.mark.parametrize(("function", "choices"), [("paint", ["red", "blue"]), ("paint_async", None)])
+async def test_a_question_ends_the_attempt_and_the_next_one_gets_the_answer(
+    host: Host, function: str, choices: list[str] | None
+) -> None:
+    executor = PythonExecutor(host, Functions(REGISTERED))
+    attempt = an_attempt("python", function=function)
+    outcome = await executor.run(attempt, CancelToken(), silent)
+    assert outcome == Outcome(outcome="input_required", question="Which colour?", choices=choices)
+    answered = msgspec.structs.replace(attempt, answers=[{"question": "Which colour?", "answer": "blue"}])
+    outcome = await executor.run(answered, CancelToken(), silent)
+    assert outcome.result is not None
+    assert outcome.result["value"] == "painted blue"
+
+
+async def test_a_question_holds_no_secret(host: Host) -> None:
+    outcome = await call(host, "paint_async", key=SECRET)
+    assert outcome.question == "Which colour?[secret MY_KEY]"

@@ -24,6 +24,8 @@ MB, GB, TB = 10**6, 10**9, 10**12
 MARKS = Marks(enough_bytes=10 * GB)
 REGISTRY = Registry(AGGREGATES)
 
+FINISHING = ["agent.retire", "task.cancel", "task.reject"]
+
 
 class Steps:
     """A disk whose free space is told by the test."""
@@ -68,7 +70,7 @@ def test_a_disk_is_full_by_share_and_by_bytes(total: int, free: int, level: Leve
 
 
 def test_only_what_ends_work_is_declared_to_finish() -> None:
-    assert sorted(spec.name for spec in REGISTRY.commands.values() if spec.finishes) == ["agent.retire", "task.cancel"]
+    assert sorted(spec.name for spec in REGISTRY.commands.values() if spec.finishes) == FINISHING
 
 
 async def guarded(free: int) -> tuple[DiskGuard, Steps, list[bool]]:
@@ -104,7 +106,7 @@ async def test_up_to_the_second_mark_everything_is_accepted(free: int) -> None:
 async def test_on_a_full_disk_callers_may_only_end_work(free: int) -> None:
     guard, _, _ = await guarded(free)
 
-    begin = {s.name for s in REGISTRY.commands.values() if s.scope is Scope.CLIENT} - {"task.cancel", "agent.retire"}
+    begin = {s.name for s in REGISTRY.commands.values() if s.scope is Scope.CLIENT} - set(FINISHING)
     assert refused(guard) == begin
     with pytest.raises(LogFull):
         guard.refuse_growth()

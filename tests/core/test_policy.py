@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given as sampled
 from hypothesis import settings
+from hypothesis import strategies as st
 
 from core.agent import AgentDraining, RemoveAgent, StopAgent
 from core.host import HostLeft, HostLost
@@ -335,7 +336,7 @@ def test_why_nobody_takes_a_task_is_said_in_words(need: Requirement, agents: lis
 # Laws: whatever comes, in whatever order, however late. Simulation itself checks slots and places at each step
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @sampled(STEPS)
 def test_every_accepted_task_ends_when_hosts_behave_and_no_slot_leaks(steps: list[tuple[str, int]]) -> None:
     simulation = Simulation.after(steps)
@@ -343,10 +344,26 @@ def test_every_accepted_task_ends_when_hosts_behave_and_no_slot_leaks(steps: lis
     tasks = {id_: state.status for (noun, id_), state in simulation.history.states.items() if noun == "task"}
     assert all(status in FINAL for status in tasks.values())
     assert simulation.fleet.tasks == {}
+    simulation.check_order()
+    assert (simulation.fleet.dependencies.blocked, simulation.fleet.dependencies.ready) == ({}, [])
     claims = simulation.overlay.claims
     assert (claims.by_agent, claims.by_host, claims.by_key, claims.by_share) == ({}, {}, {}, {})
     assert (len(simulation.overlay), simulation.fleet.limits.held) == (0, {})
     assert all(not place.running for place in (*simulation.fleet.agents.values(), *simulation.fleet.hosts.values()))
+
+
+@settings(max_examples=100, deadline=None)
+@sampled(STEPS, st.booleans(), STEPS)
+def test_whoever_takes_over_in_the_middle_brings_everything_to_its_end(
+    steps: list[tuple[str, int]], imaged: bool, more: list[tuple[str, int]]
+) -> None:
+    simulation = Simulation.after(steps)
+    simulation.take_over(imaged=imaged)
+    for kind, number in more:
+        simulation.step(kind, number)
+    simulation.end_well()
+    assert simulation.live_tasks() == []
+    simulation.check_order()
 
 
 @settings(max_examples=150)
@@ -368,7 +385,10 @@ def test_what_is_decided_at_rest_is_accepted_by_the_deciders(steps: list[tuple[s
     simulation.arrive()
     for decision in simulation.turn(1000):
         head = simulation.history.head
-        commit = simulation.history.execute(decision.command, decision.command_id)
+        command = simulation.history.looked_up(decision.command)
+        if command is None:
+            continue
+        commit = simulation.history.execute(command, decision.command_id)
         assert commit is not None, f"{decision} changed nothing"
         assert commit.position == head + 1
         about = commit.aggregate_id

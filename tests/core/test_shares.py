@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from core.kernel.errors import Unprocessable
-from core.limit import LimitSet, SetLimit, limit_id
+from core.limit import LimitChanged, SetLimit, limit_id
 from core.scheduling.images import fleet_of, image_of
 from core.scheduling.limits import Limits
 from core.scheduling.policy import next_due_ms
@@ -19,10 +19,10 @@ from tests.scene import Scene, names
 # Each event beside its record in logs out there: it is written and read so for ever.
 GOLDEN = [
     (
-        LimitSet(key="api", concurrency=4, rate_per_s=2.5, burst=3, weight=2.0),
-        'limit.set/1 {"key":"api","concurrency":4,"rate_per_s":2.5,"burst":3,"weight":2.0}',
+        LimitChanged(key="api", concurrency=4, rate_per_s=2.5, burst=3, weight=2.0),
+        'limit.changed/1 {"key":"api","concurrency":4,"rate_per_s":2.5,"burst":3,"weight":2.0}',
     ),
-    (LimitSet(key="api"), 'limit.set/1 {"key":"api"}'),
+    (LimitChanged(key="api"), 'limit.changed/1 {"key":"api"}'),
 ]
 
 
@@ -176,7 +176,7 @@ def test_a_rate_lets_its_burst_through_and_then_one_after_the_other() -> None:
 
 def test_a_clock_that_goes_back_gives_no_tokens() -> None:
     limits = Limits()
-    limits.fold(LimitSet(key="api", rate_per_s=1.0, burst=1), NOW_MS)
+    limits.fold(LimitChanged(key="api", rate_per_s=1.0, burst=1), NOW_MS)
     limits.take("api", NOW_MS)
     assert limits.due_ms("api", NOW_MS - 3_600_000, Counter()) is not None
     limits.take("api", NOW_MS - 3_600_000)
@@ -198,7 +198,7 @@ def test_an_image_of_the_fleet_keeps_limits_and_shares() -> None:
 def test_a_limit_is_set_once_and_again_only_when_it_differs() -> None:
     history = History()
     history.execute(SetLimit(key="api", rate_per_s=2.5))
-    assert history.states["limit", limit_id("api")].spec == LimitSet(key="api", rate_per_s=2.5, burst=3)
+    assert history.states["limit", limit_id("api")].spec == LimitChanged(key="api", rate_per_s=2.5, burst=3)
     assert history.execute(SetLimit(key="api", rate_per_s=2.5)) is None
     assert history.execute(SetLimit(key="api", concurrency=4)) is not None
 

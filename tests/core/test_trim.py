@@ -17,11 +17,12 @@ from core.kernel.commit import subject_of
 from core.kernel.errors import Gone, KeyReused, Refused, Unavailable, Unprocessable
 from core.kernel.ids import derive
 from core.kernel.merkle import Frontier, head_message, leaf_hash
+from core.services.dependencies import looked_up
 from core.services.heads import Heads
 from core.services.positions import PositionGate
 from core.services.recorder import Recorder
 from core.services.trim import Trimmer, TrimOrder, TrimState
-from core.task import AssignTask, CancelTask, CompleteTask, QueueTask
+from core.task import AssignTask, CancelChild, CancelTask, CompleteTask, DependencyEnd, QueueTask, SettleDependencies
 from tests.given import (
     CODEC,
     DEADLINE_S,
@@ -299,6 +300,27 @@ async def test_the_state_of_a_trimmed_aggregate_comes_from_the_store(world: Worl
     await world.trim()
     bus = world.new_bus()
     assert (await bus.load("task", old), await bus.position_of("task", old)) == (before, 3)
+
+
+async def test_what_depends_on_a_trimmed_task_finds_how_it_ended_in_the_store(world: World, old: str) -> None:
+    await world.trim()
+    bus = world.new_bus()
+    dependent = await bus.execute(submit(depends_on=[old]), caller(60))
+    alive = await bus.execute(submit(), caller(61))
+    command = SettleDependencies(task_id=dependent.aggregate_id, look_up=[old])
+    settled = await looked_up(bus, command)
+    assert settled == SettleDependencies(
+        task_id=dependent.aggregate_id, ends=[DependencyEnd(task=old, status="completed", position=3)]
+    )
+    assert settled is not None
+    await bus.execute(settled, caller(62))
+    assert (await bus.load("task", dependent.aggregate_id)).status == "queued"
+    with pytest.raises(Unavailable, match="has not ended"):
+        await looked_up(bus, SettleDependencies(task_id=dependent.aggregate_id, look_up=[alive.aggregate_id]))
+    # A part that came after its parent's end is called back; one that came before goes on.
+    late = CancelChild(task_id=dependent.aggregate_id, reason="x", look_up=old)
+    assert isinstance(await looked_up(bus, late), CancelChild)
+    assert await looked_up(bus, CancelChild(task_id=old, reason="x", look_up=alive.aggregate_id)) is None
 
 
 async def test_a_bus_that_still_holds_what_another_process_trimmed_reads_again(world: World) -> None:

@@ -38,16 +38,26 @@ GOOD: dict[str, dict[str, Any]] = {
     "task.submit": TASK,
     "agent.spawn": {"type": "shell", "name": "ann", "capabilities": []},
     "event.list": {"after": 0, "limit": 3},
+    "task.answer": {"answer": "blue"},
     "schedule.set": SCHEDULE,
     # A type that no other test asks for.
     "queue.pause": {"what": "type", "name": "sample"},
     "queue.resume": {"what": "type", "name": "sample"},
 }
-# Which state of its target an action needs.
-NEEDS = {"task.replay": "cancelled"}
+# The state of a new thing in which an action succeeds, if not as it was made; each is made by `made`.
+STATES = {
+    "task.approve": "unapproved",
+    "task.reject": "unapproved",
+    "task.answer": "asking",
+    "task.replay": "cancelled",
+}
+QUESTION = {"question": "Which?", "choices": ["red", "blue"]}
 # Which state of its target an action refuses, and with which code.
 ILLEGAL: dict[str, tuple[str, str]] = {
     "task.cancel": ("ended", "illegal_transition"),
+    "task.approve": ("ended", "illegal_transition"),
+    "task.reject": ("ended", "illegal_transition"),
+    "task.answer": ("ended", "nothing_asked"),
     "task.replay": ("fresh", "not_replayable"),
 }
 
@@ -98,8 +108,8 @@ COMMANDS = [name for name, action in ACTIONS.items() if not action.reads]
 def good(action: Action, program: RunningProgram, state: str | None = None) -> dict[str, Any]:
     """Arguments that must succeed; what it is done to is made for this call."""
     arguments = dict(GOOD.get(action.name, {}))
-    state = state or NEEDS.get(action.name, "fresh")
     if action.target is not None:
+        state = state or STATES.get(action.name, "fresh")
         arguments[action.target] = made(action.target.removesuffix("_id"), program, state)
     for name, inner in action.fields.items():
         if inner.required and name not in arguments:
@@ -108,7 +118,10 @@ def good(action: Action, program: RunningProgram, state: str | None = None) -> d
 
 
 def made(noun: str, program: RunningProgram, state: str = "fresh") -> str:
-    """The id of a new thing; a task may be `ended` (completed) or `cancelled`. A limit and a schedule have names."""
+    """The id of a new thing. Whoever uses a limit or a schedule names it.
+
+    A task may be `ended` (completed), `cancelled`, `unapproved` (blocked by an approval) or `asking`.
+    """
     if noun == "key":
         limited = program.request("PUT", "/api/limits/sample", json={"concurrency": 1}, params={"wait": "recorded"})
         assert limited.status_code == 202, limited.text
@@ -127,8 +140,15 @@ def made(noun: str, program: RunningProgram, state: str = "fresh") -> str:
         task_id: str = program.submit("true")["task_id"]
         program.ended(task_id)
         return task_id
+    if (noun, state) == ("task", "asking"):
+        parameters = {"function": "ask", "arguments": QUESTION}
+        task = {"type": "ask", "executor": "python", "parameters": parameters}
+        asking = program.request("POST", "/api/tasks", json=task)
+        assert asking.status_code == 202, asking.text
+        return str(program.reaches(asking.json()["task_id"], "input_required")["id"])
     [creating] = [name for name, path in CREATING.items() if path == f"/api/{noun}s"]
-    response = program.request("POST", CREATING[creating], json=GOOD[creating], params={"wait": "recorded"})
+    body = GOOD[creating] | ({"depends_on": [{"type": "approval"}]} if state == "unapproved" else {})
+    response = program.request("POST", CREATING[creating], json=body, params={"wait": "recorded"})
     assert response.status_code == 202, response.text
     return str(response.json()[f"{noun}_id"])
 

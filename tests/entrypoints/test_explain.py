@@ -51,3 +51,29 @@ def test_where_types_were_compared_the_draw_and_the_scores_are_shown(program: Ru
 
 def test_a_task_that_is_not_there_is_not_explained(program: RunningProgram) -> None:
     problem(program.request("GET", "/api/tasks/nothing/explain"), 404, "unknown_task")
+
+
+def test_a_task_that_waits_for_others_says_for_which_and_for_whose_word(program: RunningProgram) -> None:
+    other = program.submit("true", requires=["nobody"])["task_id"]
+    depends_on = [other, {"type": "approval", "by": ["key:ada"]}, {"type": "approval"}]
+    task = program.submit("true", depends_on=depends_on)["task_id"]
+    program.reaches(task, "blocked")
+    answer = program.get(f"/api/tasks/{task}/explain")
+    assert [(reason["kind"], reason.get("task"), reason.get("by")) for reason in answer["waits_for"]] == [
+        ("dependency", other, None),
+        ("approval", None, ["key:ada"]),
+        ("approval", None, []),
+    ]
+    assert answer["waits_for"][0]["sentence"] == f"it waits for the end of task {other}, which is queued"
+    program.request("POST", f"/api/tasks/{task}/approve?wait=recorded", json={"reason": "yes"})
+    answer = program.get(f"/api/tasks/{task}/explain")
+    assert [reason["kind"] for reason in answer["waits_for"]] == ["dependency", "approval"]
+
+
+def test_a_task_that_asks_says_what(program: RunningProgram) -> None:
+    parameters = {"function": "ask", "arguments": {"question": "Which?", "choices": ["red", "blue"]}}
+    body = {"type": "ask", "executor": "python", "parameters": parameters}
+    task = program.request("POST", "/api/tasks", json=body).json()["task_id"]
+    program.reaches(task, "input_required")
+    answer = program.get(f"/api/tasks/{task}/explain")
+    assert answer["waits_for"] == [{"kind": "question", "sentence": "it asked 'Which?', and nobody has answered"}]

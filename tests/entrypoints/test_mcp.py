@@ -269,7 +269,8 @@ def test_a_resource_that_is_not_there_has_the_code_of_its_era(program: RunningPr
         (ECHO | {"argv": []}, "unknown_field", "/argv"),
         (ECHO | {"wait": "soon"}, "invalid_field", "/wait"),
         (ECHO | {"executor": None}, "executor_required", "/executor"),
-        (ECHO | {"depends_on": [UNKNOWN_ID]}, "not_available", "/depends_on"),
+        (ECHO | {"depends_on": [UNKNOWN_ID]}, "unknown_dependency", "/depends_on/0"),
+        (ECHO | {"max_cost": 1.5}, "not_available", "/max_cost"),
         (ECHO | {"parameters": {"argv": ["a", "--token=abcdefgh"]}}, "literal_secret", "/parameters/argv/1"),
     ],
 )

@@ -141,7 +141,9 @@ async def test_every_read_only_tool_answers(program: RunningProgram, mode: str) 
         submitted = await answered(
             client, "task_submit", type="greet", executor="command", parameters={"argv": ["true"]}, wait="recorded"
         )
-        known = {"task_id": submitted["task_id"], "agent_id": (await answered(client, "agent_list"))["agents"][0]["id"]}
+        limited = await answered(client, "limit_set", key="api", concurrency=2, wait="recorded")
+        agent = (await answered(client, "agent_list"))["agents"][0]
+        known = {"task_id": submitted["task_id"], "agent_id": agent["id"], "key": limited["key"]}
         read_only = [tool for tool in (await client.list_tools()).tools if hints(tool)["readOnlyHint"]]
         assert len(read_only) >= 9
         for tool in read_only:

@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 
 from core.kernel.commit import Event
-from core.task import AttemptEnded, TaskCancelled, TaskCompleted, TaskFailed, TaskQueued, TaskScheduled, TaskStarted
+from core.task import (
+    AttemptEnded,
+    TaskAsked,
+    TaskBlocked,
+    TaskCancelled,
+    TaskCompleted,
+    TaskFailed,
+    TaskQueued,
+    TaskScheduled,
+    TaskStarted,
+)
 from projections import queue as q
 from projections.catalogue import VIEWS
 from tests.given import NOW_MS, History, ask, assigned, projected, row_of, submitted
@@ -28,8 +38,21 @@ COMPLETED = TaskCompleted(fence=2, agent_id="a", started_ms=NOW_MS, result={})
         ([(assigned(),), (ENDED, TaskFailed(error="x", outcome="failed"))], "dead_lettered", NOW_MS + 20),
         ([(assigned(),), (COMPLETED,)], None, 0),
         ([(TaskCancelled(),)], None, 0),
+        ([(TaskBlocked(),)], "blocked", NOW_MS + 10),
+        ([(assigned(),), (TaskAsked(fence=2, agent_id="a", question="?"),)], "input_required", NOW_MS + 20),
     ],
-    ids=["queued", "assigned", "running", "in back-off", "again", "failed", "completed", "cancelled"],
+    ids=[
+        "queued",
+        "assigned",
+        "running",
+        "in back-off",
+        "again",
+        "failed",
+        "completed",
+        "cancelled",
+        "blocked",
+        "asking",
+    ],
 )
 def test_a_task_stands_in_the_queue_until_it_ends_well(
     commits: list[tuple[Event, ...]], state: str | None, since_ms: int
@@ -72,6 +95,7 @@ async def test_the_queue_is_counted_by_priority_type_and_age(tmp_path: Path) -> 
         "throughput_per_minute": 1,
         "blocked": 0,
         "scheduled": 1,
+        "input_required": 0,
         "dead_lettered": 1,
         "pauses": [],
         "unknown": {},

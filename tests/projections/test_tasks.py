@@ -240,6 +240,9 @@ def test_what_was_asked_for_is_kept_beside_the_life() -> None:
         "fairness_key": None,
         "concurrency_key": None,
         "rate_key": None,
+        "depends_on": None,
+        "on_dependency_failure": None,
+        "parent": None,
     }
 
 
@@ -373,6 +376,16 @@ async def test_a_task_is_shown_with_all_that_is_known_about_it(tmp_path: Path) -
         "labels": {},
         "requires": [],
         "agent_type": "shell",
+        "parent": None,
+        "depends_on": [],
+        "on_dependency_failure": None,
+        "blocked_by": [],
+        "inputs": {},
+        "approvals": [],
+        "question": None,
+        "choices": None,
+        "answers": [],
+        "children": 0,
         "attempt": 1,
         "cancelling": False,
         "outcome": "completed",

@@ -38,6 +38,7 @@ from tests.given import (
 from tests.given import submitted as submitted_
 
 NAMES = tuple(view.name for view in VIEWS)
+# Those that the history leaves a row in, and that do not lie beside it.
 FILLED = ("task_specs", "tasks", "agents", "queue", "timeline")
 HEAD = 7
 
@@ -179,6 +180,7 @@ def test_the_first_difference_is_told_and_every_view_is_checked(root: Path) -> N
     assert [(checked.name, checked.equal) for checked in report.views] == [
         ("task_specs", True),
         ("tasks", True),
+        ("task_inputs", True),
         ("agents", False),
         ("queue", False),
         *((name, True) for name in ("limits", "schedules", "pauses", "attempts")),

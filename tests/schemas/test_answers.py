@@ -20,10 +20,12 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProgram
 
 @pytest.fixture(scope="module")
 def known(program: RunningProgram) -> dict[str, str]:
-    """Ids of what there is: a task that was done, and an agent."""
+    """Names of what there is: a task that was done, an agent, and a limit."""
     task = program.submit("echo", "hello")["task_id"]
     agent = program.ended(task)["agent_id"]
-    return {"task_id": task, "agent_id": agent}
+    limited = program.request("PUT", "/api/limits/sample", json={"concurrency": 1}, params={"wait": "recorded"})
+    assert limited.status_code == 202, limited.text
+    return {"task_id": task, "agent_id": agent, "key": "sample"}
 
 
 def closed(schema: Any) -> Any:
@@ -57,13 +59,36 @@ READINGS = sorted(name for name, action in declared().actions.items() if action.
 @pytest.mark.parametrize("name", READINGS)
 def test_a_reading_answers_what_its_document_says(program: RunningProgram, known: dict[str, str], name: str) -> None:
     fields = declared().actions[name].struct.__struct_fields__
-    asked = {field: known[field] for field in fields if field in known and name.endswith(".show")}
+    asked = {field: known[field] for field in fields if field in known and name.endswith((".show", ".explain"))}
     document = program.client.get(f"{program.urls['tools']}/openrpc.json").json()
     [method] = [found for found in document["methods"] if found["name"] == name]
     # When
     answer = call(program, name, asked)
     # Then
     assert complaints(document, method["result"]["schema"], answer) == []
+
+
+@pytest.mark.parametrize("name", ["task.show", "task.explain"])
+def test_a_task_that_waits_is_shown_as_its_document_says(
+    program: RunningProgram, known: dict[str, str], name: str
+) -> None:
+    document = program.client.get(f"{program.urls['tools']}/openrpc.json").json()
+    [schema] = [method["result"]["schema"] for method in document["methods"] if method["name"] == name]
+    approval = {"type": "approval", "by": []}
+    data = {"type": "data", "task": known["task_id"], "from": "/stdout", "into": "/stdin"}
+    task_id = program.submit("cat", depends_on=[approval, data])["task_id"]
+    program.reaches(task_id, "blocked")
+    assert complaints(document, schema, call(program, name, {"task_id": task_id})) == []
+    call(program, "task.approve", {"task_id": task_id, "reason": "looks right"})
+    program.ended(task_id)
+    assert complaints(document, schema, call(program, name, {"task_id": task_id})) == []
+    parameters = {"function": "ask", "arguments": {"question": "Which?", "choices": ["red"]}}
+    asks = call(program, "task.submit", {"type": "ask", "executor": "python", "parameters": parameters})["task_id"]
+    program.reaches(asks, "input_required")
+    assert complaints(document, schema, call(program, name, {"task_id": asks})) == []
+    call(program, "task.answer", {"task_id": asks, "answer": "red"})
+    program.ended(asks)
+    assert complaints(document, schema, call(program, name, {"task_id": asks})) == []
 
 
 def test_commands_answer_what_their_document_says(program: RunningProgram) -> None:
