@@ -343,9 +343,8 @@ class AgentHost:
         """Tell the bus until it has answered: the same command id makes the repeats harmless."""
         if attempt.silent:
             return
-        command: CompleteTask | FailTask | AskTask = verdict(
-            attempt.run, outcome, attempt.started_ms, attempt.token.reason
-        )
+        run, started_ms = attempt.run, attempt.started_ms
+        command: CompleteTask | FailTask | AskTask = verdict(run, outcome, started_ms, attempt.token.reason)
         command_id = str(uuid7(self._clock.now_ms()))
         pause_s = 0.05
         while not attempt.silent:

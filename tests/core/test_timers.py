@@ -123,7 +123,7 @@ def test_a_task_that_waits_ends_when_its_time_is_up(reason: Any) -> None:
 def test_an_attempt_is_asked_to_stop_and_then_the_task_has_expired() -> None:
     given(*ASSIGNED).when(ends(1, "total_timeout")).then(TOTAL_OVER)
     asked = given(*ASSIGNED, TOTAL_OVER)
-    stopped = AttemptEnded(fence=3, agent_id="a", outcome="cancelled", error="stopped")
+    stopped = AttemptEnded(fence=3, agent_id="a", outcome="cancelled", error="stopped", type=QUEUED[0].type)
     asked.when(FailTask(task_id="t", fence=3, outcome="cancelled", error="stopped")).then(
         stopped, TaskExpired(reason="total_timeout")
     )
