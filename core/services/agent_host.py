@@ -349,7 +349,6 @@ class AgentHost:
         pause_s = 0.05
         while not attempt.silent:
             try:
-                run = attempt.run
                 await self._control.execute(
                     command, correlation_id=run.correlation_id, cause=run.fence, command_id=command_id
                 )
@@ -363,7 +362,4 @@ class AgentHost:
                 pause_s = min(REPORT_PAUSE_S_MAX, pause_s * 2)
             except HivebusError as error:
                 # The log will never take this result (it is too large): that is how the attempt ended, then.
-                command, command_id = (
-                    unacceptable(attempt.run, error, attempt.started_ms),
-                    str(uuid7(self._clock.now_ms())),
-                )
+                command, command_id = unacceptable(run, error, started_ms), str(uuid7(self._clock.now_ms()))
