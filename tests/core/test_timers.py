@@ -127,7 +127,7 @@ def test_an_attempt_is_asked_to_stop_and_then_the_task_has_expired() -> None:
     asked.when(FailTask(task_id="t", fence=3, outcome="cancelled", error="stopped")).then(
         stopped, TaskExpired(reason="total_timeout")
     )
-    done = TaskCompleted(fence=3, agent_id="a", started_ms=NOW_MS, result={})
+    done = TaskCompleted(fence=3, agent_id="a", started_ms=NOW_MS, result={}, type=QUEUED[0].type)
     asked.when(CompleteTask(task_id="t", fence=3, started_ms=NOW_MS, result={})).then(done)
     asked.when(ends(1, "total_timeout")).then()
     asked.when(CancelTask(task_id="t")).then()
