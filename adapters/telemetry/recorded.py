@@ -10,10 +10,12 @@ from msgspec import Struct
 
 from adapters.telemetry import ATTEMPTS_ENDED, COMMITS_RECORDED, UNKNOWN
 from core.kernel.commit import Body, Entry
-from core.task.events import AttemptEnded, AttemptOutcome, TaskCompleted, task
+from core.task.events import AttemptEnded, AttemptOutcome, TaskAsked, TaskCompleted, task
 
-OUTCOMES = ("completed", *get_args(AttemptOutcome))
+ASKED = "input_required"
+OUTCOMES = ("completed", ASKED, *get_args(AttemptOutcome))
 
+_ASKED = task.events[TaskAsked].name
 _COMPLETED, _ENDED = task.events[TaskCompleted].name, task.events[AttemptEnded].name
 
 
@@ -31,6 +33,8 @@ def count(commits: Sequence[tuple[Entry, Body]]) -> None:
         for event in body.events:
             if event.type == _COMPLETED:
                 ATTEMPTS_ENDED.add("completed")
+            elif event.type == _ASKED:
+                ATTEMPTS_ENDED.add(ASKED)
             elif event.type == _ENDED:
                 ATTEMPTS_ENDED.add(_outcome(event.data))
 

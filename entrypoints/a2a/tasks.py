@@ -34,15 +34,21 @@ FINAL = frozenset({COMPLETED, FAILED, CANCELED})
 # Where a blocking caller is answered: the end, or a question to it.
 SETTLED = FINAL | {INPUT_REQUIRED}
 
-# The state after an event. None: the event that follows in the same commit says it.
+# The state after an event. None: it leaves the state alone, or the event that follows in the same commit says it.
 AFTER: dict[str, str | None] = {
     "task.submitted": SUBMITTED,
+    "task.blocked": SUBMITTED,
+    "task.dependencies_ended": None,
+    "task.approved": None,
+    "task.rejected": None,
     "task.queued": SUBMITTED,
     "task.scheduled": SUBMITTED,
     "task.assigned": WORKING,
     "task.started": WORKING,
     "task.progressed": WORKING,
     "task.attempt_ended": None,
+    "task.asked": INPUT_REQUIRED,
+    "task.answered": None,
     "task.cancel_requested": WORKING,
     "task.completed": COMPLETED,
     "task.failed": FAILED,
@@ -129,6 +135,10 @@ def _sentence(task: Mapping[str, Any]) -> str | None:
     if state not in FINAL and task["cancelling"]:
         return "The running attempt is being stopped."
     step = task["current_step"] if state == WORKING else None
+    if state == INPUT_REQUIRED:
+        # A row of task.list has no question.
+        asked: str | None = task.get("question")
+        return asked
     sentence: str | None = task["error"] or task["unassignable"] or step
     return sentence
 
@@ -245,6 +255,8 @@ def _sentence_of(event: Mapping[str, Any]) -> str | None:
         return "The running attempt is being stopped."
     if event["type"] == "task.scheduled":
         return "The attempt failed; another follows."
+    if event["type"] == "task.asked":
+        return str(event["data"]["question"])
     step: str | None = event["data"].get("current_step")
     return step
 

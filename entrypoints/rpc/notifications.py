@@ -159,6 +159,8 @@ class Notifications:
         match event:
             case t.TaskSubmitted():
                 yield _task_progress(task_id, "submitted", None)
+            case t.TaskBlocked():
+                yield _task_progress(task_id, "blocked", None)
             case t.TaskQueued():
                 yield _task_progress(task_id, "queued", None)
             case t.TaskScheduled():
@@ -175,6 +177,10 @@ class Notifications:
                 yield from self._progressed(task_id, event)
             case t.AttemptEnded():
                 self._tasks.pop(task_id, None)
+                yield self._freed(event.agent_id, task_id)
+            case t.TaskAsked():
+                self._tasks.pop(task_id, None)
+                yield _task_progress(task_id, "input_required", None)
                 yield self._freed(event.agent_id, task_id)
             case t.TaskCompleted():
                 attempt = self._attempt(task_id, event.agent_id)

@@ -14,7 +14,7 @@ from adapters.telemetry import recorded
 from adapters.telemetry.described import Kind, Measured, Reading
 from adapters.telemetry.instruments import Spread, Tally
 from core.kernel.commit import Body, Entry, Event
-from core.task import AttemptEnded, TaskCompleted, TaskQueued
+from core.task import AttemptEnded, TaskAsked, TaskCompleted, TaskQueued
 from core.task.events import AttemptOutcome
 from tests.given import CODEC, NOW_MS
 
@@ -127,6 +127,10 @@ def test_each_end_of_an_attempt_is_counted_by_its_outcome(outcome: AttemptOutcom
 def test_a_completed_task_ends_its_attempt_and_other_events_end_none() -> None:
     completed = TaskCompleted(fence=7, agent_id="a", started_ms=NOW_MS, result={})
     assert moved(commit(completed), commit(TaskQueued()), commit(completed)) == {"completed": 2}
+
+
+def test_an_attempt_that_ends_with_a_question_is_counted() -> None:
+    assert moved(commit(TaskAsked(fence=7, agent_id="a", question="Which?"))) == {"input_required": 1}
 
 
 @pytest.mark.parametrize("data", [{"outcome": "eaten"}, {}, {"outcome": 7}])

@@ -50,6 +50,8 @@ def test_a_state_of_a2a_names_all_statuses_that_it_stands_for() -> None:
         ({"status": "failed", "error": "It exited with code 3."}, "It exited with code 3."),
         ({"status": "cancelled", "cancelling": True}, None),
         ({"status": "completed", "current_step": "two of three"}, None),
+        ({"status": "input_required", "error": "an earlier one", "question": "Which?"}, "Which?"),
+        ({"status": "input_required"}, None),
         ({"status": "queued", "unassignable": "nobody can"}, "nobody can"),
         ({"status": "scheduled", "error": "It exited with code 3."}, "It exited with code 3."),
     ],
@@ -67,6 +69,16 @@ def test_an_attempts_end_says_no_state_and_the_event_after_it_does() -> None:
     update = tasks.event_update(SHOWN, event | {"type": "task.scheduled"})
     assert update is not None
     assert update["statusUpdate"]["status"]["state"] == tasks.SUBMITTED
+
+
+def test_a_question_is_told_where_it_is_asked() -> None:
+    data = {"fence": 8, "question": "Which?"}
+    update = tasks.event_update(
+        SHOWN, {"position": 9, "time": "2026-01-31T12:00:00.000Z", "type": "task.asked", "data": data}
+    )
+    assert update is not None
+    status = update["statusUpdate"]["status"]
+    assert (status["state"], status["message"]["parts"][0]["text"]) == (tasks.INPUT_REQUIRED, "Which?")
 
 
 def test_progress_goes_with_its_update() -> None:

@@ -86,6 +86,17 @@ def test_a_task_is_told_at_each_step_with_what_it_said_of_itself() -> None:
     assert tasks[4]["unknown"]["agent_id"] == "no agent works on it"
 
 
+def test_an_agent_whose_task_asks_is_free_and_what_waits_for_others_is_told() -> None:
+    made = history()
+    made.commit("task", "x", t.TaskAsked(fence=4, agent_id="a", question="Which?"))
+    made.commit("task", "y", submitted(), t.TaskBlocked())
+    seen = told(Notifications(Fleet), made)
+    agents = [params["status"] for method, params in seen if method == "agent/status"]
+    assert agents == ["starting", "idle", "busy", "idle"]
+    tasks = [(params["task_id"], params["status"]) for method, params in seen if method == "task/progress"]
+    assert tasks[-3:] == [("x", "assigned"), ("x", "input_required"), ("y", "blocked")]
+
+
 def test_what_began_before_is_looked_up_in_the_fleet_and_else_said_to_be_unknown() -> None:
     made = history()
     made.commit("task", "x", t.TaskProgressed(fence=4, progress=0.5))
