@@ -8,7 +8,7 @@ import pytest
 
 from core.kernel.errors import Unprocessable
 from core.limit import LimitChanged, SetLimit, limit_id
-from core.scheduling.fleet import Fleet
+from core.scheduling.images import fleet_of, image_of
 from core.scheduling.limits import Limits
 from core.scheduling.policy import next_due_ms
 from core.scheduling.shares import Shares
@@ -188,7 +188,7 @@ def test_an_image_of_the_fleet_keeps_limits_and_shares() -> None:
     scene.task("t0", rate_key="api", concurrency_key="db")
     scene.runs()
     scene.decides()
-    again = Fleet.from_image(scene.fleet.image())
+    again = fleet_of(image_of(scene.fleet))
     assert (again.limits, again.shares) == (scene.fleet.limits, scene.fleet.shares)
 
 
