@@ -207,3 +207,13 @@ def test_a_burst_without_a_rate_is_refused() -> None:
     with pytest.raises(Unprocessable) as refused:
         History().execute(SetLimit(key="api", burst=3))
     assert (refused.value.code, refused.value.pointer) == ("invalid_field", "/burst")
+
+
+def test_a_line_stays_as_short_as_its_flows_however_often_they_are_served() -> None:
+    scene = flood(busy(), "big", 200)
+    for _ in range(90):
+        scene.runs()
+    [line] = scene.fleet.waiting._lines.values()
+    [part] = line.parts.values()
+    orders = (line.order, part.order, *(queue.order for queue in part.queues.values()))
+    assert max(len(order._heap) for order in orders) <= 4
