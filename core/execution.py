@@ -108,6 +108,10 @@ class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     total_steps: Annotated[int, Meta(ge=0)] | None = None
 
 
+# What an executor reports of an attempt that cannot tell how far it is, and yet does something.
+SIGN_OF_LIFE = Progress()
+
+
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What came of an attempt.
 

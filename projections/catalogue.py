@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.kernel.registry import QuerySpec
 from core.projection import View
-from projections import agents, explain, limits, queue, statistics, task_inputs, task_queries, tasks
+from projections import agents, explain, limits, pauses, queue, schedules, statistics, task_inputs, task_queries, tasks
 from projections.timeline import Timeline
 
 VIEWS: tuple[View, ...] = (
@@ -14,6 +14,8 @@ VIEWS: tuple[View, ...] = (
     agents.Agents(),
     queue.Queue(),
     limits.Limits(),
+    schedules.Schedules(),
+    pauses.Pauses(),
     statistics.Attempts(),
     Timeline(),
 )
@@ -23,5 +25,6 @@ QUERIES: tuple[QuerySpec, ...] = (
     *agents.QUERIES,
     *queue.QUERIES,
     *limits.QUERIES,
+    *schedules.QUERIES,
     *statistics.QUERIES,
 )

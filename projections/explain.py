@@ -18,6 +18,7 @@ from core.scheduling.entries import AGE_STEP_MS
 from core.task import Routing
 from projections.agents import agents, candidates
 from projections.limits import limits
+from projections.pauses import pause_of, pauses_of
 from projections.statistics import SAMPLES_MIN, attempts
 from projections.task_relations import WaitsFor, question_of, waits_of
 from projections.tasks import specs, tasks
@@ -38,7 +39,7 @@ class Reason(TypedDict):
     `task` is the one that it depends on, `by` are those who may approve it (empty: anybody who may send commands).
     """
 
-    kind: Literal["agent", "slot", "concurrency", "rate", "time", "turn", "dependency", "approval", "question"]
+    kind: Literal["agent", "slot", "concurrency", "rate", "time", "pause", "turn", "dependency", "approval", "question"]
     sentence: str
     running: NotRequired[int]
     limit: NotRequired[int]
@@ -113,7 +114,7 @@ async def explain_task(query: ExplainTask, reader: Reader) -> Explanation:
         await _wait_explained(answer, row, reader)
     elif row["status"] == "scheduled":
         comes = f"its time comes at {rfc3339(row['not_before_ms'])}"
-        answer["waits_for"] = [{"kind": "time", "sentence": comes}]
+        answer["waits_for"] = [{"kind": "time", "sentence": comes}, *await _paused(row, reader)]
     elif row["status"] == "blocked":
         answer["waits_for"] = [_dependency(item) for item in await waits_of(reader, row)]
     elif row["status"] == "input_required":
@@ -130,6 +131,16 @@ def _dependency(item: WaitsFor) -> Reason:
     what = "the result" if item["type"] == "data" else "the end"
     sentence = f"it waits for {what} of task {item['task']}, which is {item['status'] or 'not known here'}"
     return {"kind": "dependency", "sentence": sentence, "task": item["task"]}
+
+
+async def _paused(row: Mapping[str, Any], reader: Reader) -> list[Reason]:
+    """The pause that holds it back, if any does."""
+    pause = pause_of(row, await pauses_of(reader))
+    if pause is None:
+        return []
+    what = {"all": "the queue", "type": f"the task type {pause['name']!r}", "key": f"concurrency_key {pause['name']!r}"}
+    why = f": {pause['reason']}" if pause["reason"] else ""
+    return [{"kind": "pause", "sentence": f"{what[pause['what']]} is paused since {pause['since']}{why}"}]
 
 
 def _agent(row: Mapping[str, Any]) -> Chosen | None:
@@ -155,7 +166,7 @@ async def _wait_explained(answer: Explanation, row: Mapping[str, Any], reader: R
         answer["waits_for"] = [{"kind": "agent", "sentence": nobody}]
         answer["unknown"] = dict.fromkeys(("ahead", "estimated_start_s"), "nobody can take it")
         return
-    reasons = [reason async for reason in _held_back(row, reader)]
+    reasons = [*await _paused(row, reader), *[reason async for reason in _held_back(row, reader)]]
     able = [agent.id for agent in known if agent.status == "idle" and can_do(need, agent)]
     free = await _free_slots(able, reader)
     if not able:

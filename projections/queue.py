@@ -14,6 +14,7 @@ from core.kernel.answers import Position, Unknown
 from core.kernel.commit import Commit, Event
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.projection import Row, RowView
+from projections.pauses import Pause, pauses_of
 from projections.task_queries import count_completed
 from projections.view import Reader, true_at, versioned
 
@@ -44,7 +45,7 @@ class Queue(RowView):
         return (commit.aggregate_id,)
 
     def fold(self, row: Row | None, commit: Commit, event: Event) -> Row | None:
-        """A task enters when it is submitted and leaves when it is completed or cancelled."""
+        """A task enters when it is submitted and leaves when it is completed, cancelled or expired."""
         since_ms = commit.body.occurred_at
         if isinstance(event, t.TaskSubmitted):
             return {
@@ -69,7 +70,7 @@ class Queue(RowView):
                 return {**row, "state": "held", "since_ms": since_ms}
             case t.TaskFailed():
                 return {**row, "state": "dead_lettered", "since_ms": since_ms}
-            case t.TaskCompleted() | t.TaskCancelled():
+            case t.TaskCompleted() | t.TaskCancelled() | t.TaskExpired():
                 return None
             case _:
                 return row
@@ -88,9 +89,10 @@ class QueueFigures(TypedDict):
     oldest_age_s: float | None
     throughput_per_minute: Annotated[int, Meta(description="Tasks that were completed in the last 60 s.")]
     blocked: Annotated[int, Meta(description="Tasks that wait for what they depend on.")]
-    scheduled: Annotated[int, Meta(description="Tasks that wait for a time: the back-off after an attempt.")]
+    scheduled: Annotated[int, Meta(description="Tasks that wait for a time: their own, or a back-off.")]
     input_required: Annotated[int, Meta(description="Tasks that wait for an answer.")]
     dead_lettered: Annotated[int, Meta(description="Tasks that failed for good.")]
+    pauses: list[Pause]
     unknown: Unknown
     position: Position
 
@@ -129,6 +131,7 @@ async def show_queue(query: ShowQueue, reader: Reader) -> QueueFigures:
         "scheduled": counts["scheduled"],
         "input_required": counts["input_required"],
         "dead_lettered": counts["dead_lettered"],
+        "pauses": await pauses_of(reader),
         "unknown": {"oldest_age_s": "nothing is queued"} if oldest_ms is None else {},
         "position": reader.position,
     }

@@ -15,6 +15,7 @@ from core.kernel.times import RFC3339_PATTERN, parse_rfc3339, rfc3339
 from core.scheduling.eligibility import Requirement, why_nobody
 from core.task import Retry, Routing
 from projections.agents import candidates
+from projections.pauses import Pause, pause_of, pauses_of
 from projections.task_relations import Relations, relations_of
 from projections.tasks import STATUSES, Status, specs, tasks
 from projections.timeline import Happening, history_of, timeline
@@ -105,6 +106,13 @@ class TaskDetails(TaskSummary, Relations):
     history: Annotated[list[Happening], Meta(description="Its events, oldest first, at most 1,000.")]
     retry: Retry
     timeout_s: float
+    deadline: Time | None
+    queue_timeout_s: float | None
+    total_timeout_s: float | None
+    silence_timeout_s: float | None
+    paused: Annotated[Pause | None, Meta(description="The pause that holds it back.")]
+    replay_of: str | None
+    schedule_id: str | None
     position: Position
 
 
@@ -255,6 +263,13 @@ async def show_task(query: ShowTask, reader: Reader) -> TaskDetails:
         "history": await history_of(reader, "task", query.task_id),
         "retry": row["retry"],
         "timeout_s": row["timeout_s"],
+        "deadline": rfc3339(row["deadline_ms"]),
+        "queue_timeout_s": row["queue_timeout_s"],
+        "total_timeout_s": row["total_timeout_s"],
+        "silence_timeout_s": row["silence_timeout_s"],
+        "paused": pause_of(row, await pauses_of(reader)),
+        "replay_of": row["replay_of"],
+        "schedule_id": row["schedule_id"],
         **await relations_of(reader, row),
         "position": reader.position,
     }

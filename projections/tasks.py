@@ -42,6 +42,12 @@ STATUSES = get_args(Status)
 
 metadata = MetaData()
 
+EXPIRED: dict[t.ExpiryReason, str] = {
+    "deadline": "Its deadline came while it waited.",
+    "queue_timeout": "It waited in the queue longer than its queue_timeout_s.",
+    "total_timeout": "It had not ended when its total_timeout_s was over.",
+}
+
 tasks = Table(
     "tasks",
     metadata,
@@ -92,6 +98,12 @@ specs = Table(
     Column("name", String(200)),
     Column("labels", JSON),
     Column("actor", String(100), nullable=False),
+    Column("deadline_ms", BigInteger),
+    Column("queue_timeout_s", Float),
+    Column("total_timeout_s", Float),
+    Column("silence_timeout_s", Float),
+    Column("replay_of", String(36)),
+    Column("schedule_id", String(36)),
     Column("fairness_key", String(200)),
     Column("concurrency_key", String(200)),
     Column("rate_key", String(200)),
@@ -132,6 +144,12 @@ class TaskSpecs(RowView):
             "name": event.name,
             "labels": event.labels,
             "actor": commit.body.actor,
+            "deadline_ms": event.deadline_ms,
+            "queue_timeout_s": event.queue_timeout_s,
+            "total_timeout_s": event.total_timeout_s,
+            "silence_timeout_s": event.silence_timeout_s,
+            "replay_of": event.replay_of,
+            "schedule_id": event.schedule_id,
             "fairness_key": event.fairness_key,
             "concurrency_key": event.concurrency_key,
             "rate_key": event.rate_key,
@@ -239,6 +257,16 @@ def _changed(row: Row, event: Event, time_ms: int) -> Row:
                 "status": "cancelled",
                 "outcome": "cancelled",
                 "completed_ms": time_ms,
+                "agent_id": _last_agent(row),
+            }
+        case t.TaskExpired():
+            return {
+                **row,
+                "status": "expired",
+                "outcome": event.reason,
+                "error": EXPIRED[event.reason],
+                "completed_ms": time_ms,
+                "not_before_ms": None,
                 "agent_id": _last_agent(row),
             }
         case _:

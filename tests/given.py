@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import Select
 
 from adapters.memory.log import MemoryLog
@@ -31,13 +32,17 @@ from core.kernel.ids import derive, uuid7
 from core.kernel.outcomes import CommandUnchanged
 from core.kernel.ports import Clock, Store
 from core.kernel.registry import CommandSpec, Context
+from core.kernel.times import rfc3339
 from core.limit import SetLimit
+from core.pause import PauseQueue, Queue, ResumeQueue, queue_id
 from core.process_managers.children import confirmed
 from core.process_managers.dependencies import ENDS, Settlement
 from core.projection import Row, RowView, View
+from core.schedule import PauseSchedule, RemoveSchedule, ResumeSchedule, SetSchedule
 from core.scheduling.election import ElectScheduler
 from core.scheduling.eligibility import can_do
 from core.scheduling.fleet import Fleet
+from core.scheduling.images import fleet_of, image_of
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import Decision, decide
 from core.services.positions import PositionGate
@@ -260,12 +265,19 @@ class History:
         """The commits of one aggregate."""
         return [commit for commit in self.commits if (commit.noun, commit.aggregate_id) == (noun, aggregate_id)]
 
-    def execute(self, command: Struct) -> Commit | None:
-        """Decide a command and append what it decides, None where that is nothing. Raises what the decision raises."""
+    def execute(self, command: Struct, key: UUID | None = None) -> Commit | None:
+        """Decide a command and append what it decides, None where that is nothing. Raises what the decision raises.
+
+        A command that creates with the `key` of what is there already is a repeat.
+        """
         spec = REGISTRY.command_of(command)
-        key = command_id(1_000_000 + self.head)
+        key = key or command_id(1_000_000 + self.head)
         aggregate_id = str(derive(key, spec.noun)) if spec.creates else spec.id_of(command)
         context = Context(self.now_ms, aggregate_id, key, "ada", CORRELATION)
+        if spec.creates and (spec.noun, aggregate_id) in self.states:
+            return None
+        if not (spec.creates or spec.upserts or (spec.noun, aggregate_id) in self.states):
+            raise KeyError(aggregate_id)
         events = spec.decide(command, self.states.get((spec.noun, aggregate_id)), context)
         return self.commit(spec.noun, aggregate_id, *events, command=spec.name) if events else None
 
@@ -276,7 +288,7 @@ class History:
 def portrait(fleet: Fleet) -> dict[str, Any]:
     """Everything that a fleet says, without the order and the leftovers of its heaps."""
     waiting = set(fleet.waiting.items())
-    timers, deadlines = set(fleet.timers), set(fleet.timeouts)
+    timers, deadlines = set(fleet.clocks.timers), set(fleet.clocks.timeouts)
     tasks = fleet.tasks.values()
     return {
         "position": fleet.position,
@@ -286,9 +298,13 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "hosts": fleet.hosts,
         "orphans": fleet.orphans,
         "unsettled": fleet.unsettled_agents,
-        "queued": {e.id for e in tasks if e.status == "queued" and e.item in waiting},
+        "pauses": fleet.pauses,
+        "queued": {e.id for e in tasks if e.status == "queued" and (e.item in waiting or fleet.is_paused(e))},
         "shares": fleet.shares,
         "limits": fleet.limits,
+        "expiring": {e.id for e in tasks if e.expiry is not None and (e.expiry[0], e.id) in set(fleet.clocks.expiries)},
+        "schedules": fleet.schedules.entries,
+        "due": {item[1] for item in fleet.schedules.due if fleet.schedules.counts(item)},
         "statistics": fleet.statistics,
         "blocked": fleet.dependencies.blocked,
         "settling": set(fleet.dependencies.ready),
@@ -301,13 +317,15 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
 # What may happen, and a number that says how or to whom.
 STEP_KINDS = (
     *("submit", "submit", "submit", "spawn", "retire", "register", "register", "lose", "leave", "cancel", "elect"),
-    *("start", "complete", "complete", "fail", "crash", "clock", "rest", "rest", "limit"),
+    *("start", "complete", "complete", "fail", "crash", "clock", "rest", "rest", "limit", "timed", "timed", "back"),
+    *("schedule", "rearrange", "pause"),
     *("depend", "depend", "approve", "reject", "part", "ask", "answer"),
     *("turn", "turn", "turn", "deliver", "deliver", "deliver", "fold", "fold", "fold", "fold"),
 )
 STEPS = st.lists(st.tuples(st.sampled_from(STEP_KINDS), st.integers(0, 7)), min_size=20, max_size=80)
 HOST_SLOTS = (("h0", 2), ("h1", 1))
 KEYS = ("k0", "k1")
+PAUSES = ("queue", queue_id("all"))
 
 
 class Simulation:
@@ -337,6 +355,19 @@ class Simulation:
         match kind:
             case "submit":
                 self.attempt(_submission(number))
+            case "timed":
+                self.attempt(replace(_submission(number), **_timed(number, self.history.now_ms)))
+            case "schedule":
+                self.attempt(_schedule(number))
+            case "rearrange":
+                name = f"s{number % 2}"
+                kinds = (PauseSchedule, ResumeSchedule, RemoveSchedule)
+                self.attempt(kinds[number % 3](name=name))
+            case "pause":
+                what, name = (("all", None), ("type", "greet"), ("key", "k0"), ("key", "k1"))[number % 4]
+                self.attempt((PauseQueue if number < 4 else ResumeQueue)(what=what, name=name))
+            case "back":
+                self.history.now_ms -= (10, 1_000, 20_000, 60_000)[number % 4]
             case "spawn":
                 self.attempt(SpawnAgent(type="python" if number % 2 else "shell", slots=1 + number // 2))
             case "register":
@@ -431,10 +462,10 @@ class Simulation:
         }
         self.attempt(reports[kind])
 
-    def attempt(self, command: Struct) -> int:
+    def attempt(self, command: Struct, key: UUID | None = None) -> int:
         """Execute a command at once; the position from which its outcome is on the log."""
         try:
-            self.history.execute(command)
+            self.history.execute(command, key)
         except (Refused, Unprocessable, KeyError):
             return self.history.head
         spec = REGISTRY.command_of(command)
@@ -480,7 +511,7 @@ class Simulation:
             command = self.history.looked_up(decision.command)
             if command is None:
                 self.fleet.children.clear(decision.key)
-            position = self.fleet.position if command is None else self.attempt(command)
+            position = self.fleet.position if command is None else self.attempt(command, decision.command_id)
             self.overlay.settle(decision.key, position)
             self.overlay.sweep(self.fleet)
 
@@ -502,7 +533,7 @@ class Simulation:
         """Another scheduler leads, from an image or from the log's start; what the old one had sent may be lost."""
         for _ in range(len(self.in_flight) // 2):
             self.deliver(0)
-        self.fleet = Fleet.from_image(self.fleet.image()) if imaged else Fleet()
+        self.fleet = fleet_of(image_of(self.fleet)) if imaged else Fleet()
         self.overlay, self.in_flight = Overlay(), []
         self.attempt(ElectScheduler(scheduler_id="main", leader="another"))
         self.fold(self.history.head)
@@ -512,6 +543,10 @@ class Simulation:
         self.complete_the_fleet()
         for key in KEYS:
             self.attempt(SetLimit(key=key, concurrency=1, rate_per_s=1))
+        for what, paused in sorted(self.fleet.pauses | self.history.states.get(PAUSES, Queue()).pauses):
+            self.attempt(ResumeQueue(what=what, name=paused or None))
+        for name in ("s0", "s1"):
+            self.attempt(RemoveSchedule(name=name))
         # A chain of dependencies ends link by link.
         for _ in range(20 + len(self.live_tasks())):
             self.rest()
@@ -536,6 +571,9 @@ class Simulation:
             assert (agent.host_id, agent.session, host.session) == (host.id, command.session, command.session)
             assert can_do(entry.need, agent)
             assert command.term == self.fleet.term
+            assert ("all", "") not in self.fleet.pauses
+            assert not self.fleet.is_paused(entry)
+            assert entry.expiry is None or entry.expiry[0] > self.history.now_ms, "nothing starts when its time is up"
 
     def check_order(self) -> None:
         """Nothing was assigned before what it depends on had ended as it asks, and it was approved."""
@@ -590,6 +628,29 @@ def _submission(number: int) -> SubmitTask:
     if number % 2:
         return submit(agent_type="python", parameters={"function": "noop"}, **fields)
     return submit(**fields)
+
+
+def _schedule(number: int) -> SetSchedule:
+    """One of two schedules, in one of eight ways."""
+    times: dict[str, Any] = {"cron": "* * * * *"} if number % 4 == 3 else {"every_s": 5 + 10 * number}
+    missed: Any = ("skip", "run_once", "run_all")[number % 3]
+    overlap: Any = "allow" if missed == "run_all" or number > 4 else "skip"
+    return SetSchedule(name=f"s{number % 2}", task=submit(timeout_s=30), missed=missed, overlap=overlap, **times)
+
+
+def _timed(number: int, now_ms: int) -> dict[str, Any]:
+    """Timers of every kind, near enough that the clock's steps reach them."""
+    later = rfc3339(now_ms + 1_000 + 10_000 * (number % 3))
+    return [
+        {"not_before": later},
+        {"deadline": later},
+        {"queue_timeout_s": 1 + number},
+        {"total_timeout_s": 5 + number},
+        {"not_before": later, "total_timeout_s": 60.0, "queue_timeout_s": 20.0},
+        {"deadline": later, "total_timeout_s": 0.5},
+        {"total_timeout_s": 90.0},
+        {"deadline": rfc3339(now_ms + 100_000), "queue_timeout_s": 70.0},
+    ][number]
 
 
 # --- views ------------------------------------------------------------------------------------------------------------

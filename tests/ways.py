@@ -309,7 +309,8 @@ class CommandLine:
             raise CannotSay("the verb has no such option")
         for name, value in values.items():
             option = f"--{name.replace('_', '-')}"
-            for item in value if isinstance(value, list) else [value]:
+            pairs = [f"{key}={json.dumps(said)}" for key, said in value.items()] if isinstance(value, dict) else None
+            for item in pairs or (value if isinstance(value, list) else [value]):
                 words += [option, item if isinstance(item, str) else json.dumps(item)]
         return [*words, "--json"], None
 

@@ -15,7 +15,16 @@ from adapters.executors.output import Redactor, kept
 from adapters.executors.process import Ended, NotStarted, Program, run_program
 from adapters.executors.references import Resolver
 from adapters.executors.workspace import list_files
-from core.execution import Attempt, CancelToken, CommandParameters, Outcome, OutcomeKind, Progress, parameters_of
+from core.execution import (
+    SIGN_OF_LIFE,
+    Attempt,
+    CancelToken,
+    CommandParameters,
+    Outcome,
+    OutcomeKind,
+    Progress,
+    parameters_of,
+)
 from core.kernel.errors import HivebusError
 
 log = logging.getLogger(__name__)
@@ -33,11 +42,11 @@ class CommandExecutor:
         self._host = host
 
     async def run(self, attempt: Attempt, token: CancelToken, report: Callable[[Progress], None]) -> Outcome:
-        """See Executor. A program's output is no progress: nothing is reported."""
+        """See Executor. A program's output is no progress, only a sign that it lives."""
         if token.cancelled.is_set():
             return Outcome(outcome="cancelled", error=cancelled_sentence(token))
         try:
-            return await self._run(attempt, token)
+            return await self._run(attempt, token, lambda: report(SIGN_OF_LIFE))
         except NotStarted as error:
             kind: OutcomeKind = "failed" if error.lasting else "crashed"
             result = None if error.exit_code is None else self._nothing(error.exit_code)
@@ -48,7 +57,7 @@ class CommandExecutor:
             log.exception("the machine failed task %s", attempt.task_id)
             return Outcome(outcome="crashed", error=f"The agent's machine failed: {error}.")
 
-    async def _run(self, attempt: Attempt, token: CancelToken) -> Outcome:
+    async def _run(self, attempt: Attempt, token: CancelToken, heard: Callable[[], None]) -> Outcome:
         parameters = parameters_of(self.name, attempt.parameters)
         assert isinstance(parameters, CommandParameters)
         if not parameters.network and self._host.sandbox is None:
@@ -60,12 +69,17 @@ class CommandExecutor:
         workspaces = self._host.workspaces
         workspace = await asyncio.to_thread(workspaces.create, attempt)
         try:
-            return await self._run_in(workspace, attempt, parameters, token)
+            return await self._run_in(workspace, attempt, parameters, token, heard)
         finally:
             await asyncio.to_thread(workspaces.close, workspace, keep=parameters.keep)
 
     async def _run_in(
-        self, workspace: Path, attempt: Attempt, parameters: CommandParameters, token: CancelToken
+        self,
+        workspace: Path,
+        attempt: Attempt,
+        parameters: CommandParameters,
+        token: CancelToken,
+        heard: Callable[[], None],
     ) -> Outcome:
         host = self._host
         resolver = Resolver(host.secrets, host.blobs)
@@ -91,6 +105,7 @@ class CommandExecutor:
                 pass_fds=pass_fds,
                 sandboxed=host.sandbox is not None,
                 started=lambda pid: host.workspaces.mark(workspace, pid, keep=parameters.keep),
+                heard=heard,
             )
             ended = await run_program(program, token, host.warden)
         if host.sandbox is not None and ended.exit_code == 1 and ended.stderr.startswith(_BWRAP_NOT_FOUND):

@@ -50,6 +50,7 @@ class Program(Struct, frozen=True, kw_only=True):
     pass_fds: tuple[int, ...] = ()
     sandboxed: bool = False
     started: Callable[[int], None] | None = None
+    heard: Callable[[], None] = lambda: None
 
 
 class Ended(Struct, frozen=True):
@@ -136,11 +137,15 @@ class _Run:
         self._verdict: asyncio.Future[Verdict] = self._loop.create_future()
         self._output = _Output(program.output_max_bytes, lambda: self._settle("output_limit"))
         self._pipes = [
-            _Pipe(lambda chunk: self._output.take(self._output.stdout, chunk)),
-            _Pipe(lambda chunk: self._output.take(self._output.stderr, chunk)),
+            _Pipe(lambda chunk: self._take(self._output.stdout, chunk)),
+            _Pipe(lambda chunk: self._take(self._output.stderr, chunk)),
         ]
         if program.control is not None:
             self._pipes.append(_Pipe(program.control))
+
+    def _take(self, into: bytearray, chunk: bytes) -> None:
+        self._output.take(into, chunk)
+        self._program.heard()
 
     def _settle(self, verdict: Verdict) -> None:
         if not self._verdict.done():

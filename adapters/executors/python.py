@@ -22,7 +22,7 @@ from adapters.executors.process import Ended, NotStarted, Program, run_program
 from adapters.executors.python_child import VALUE_MAX_BYTES, InputRequired, Task, describe, encode_value
 from adapters.executors.references import Resolver
 from adapters.executors.workspace import list_files
-from core.execution import MIB, Attempt, CancelToken, Outcome, Progress, PythonParameters, parameters_of
+from core.execution import MIB, SIGN_OF_LIFE, Attempt, CancelToken, Outcome, Progress, PythonParameters, parameters_of
 from core.kernel.errors import HivebusError
 
 log = logging.getLogger(__name__)
@@ -175,6 +175,7 @@ class _Call:
             stdin=msgspec.json.encode(request),
             control=control.take,
             started=lambda pid: self._host.workspaces.mark(workspace, pid, keep=False),
+            heard=lambda: control.report(SIGN_OF_LIFE),
         )
 
     async def _concluded(self, ended: Ended, control: _Control, token: CancelToken, result: dict[str, Any]) -> Outcome:
@@ -229,7 +230,7 @@ class _Control:
         self.value: bytes | None = None
         self.error: dict[str, Any] | None = None
         self.asks: dict[str, Any] | None = None
-        self._report = report
+        self.report = report
         self._buffer = bytearray()
 
     def take(self, chunk: bytes) -> None:
@@ -247,7 +248,7 @@ class _Control:
         try:
             message = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
             if "progress" in message:
-                self._report(msgspec.json.decode(message["progress"], type=Progress))
+                self.report(msgspec.json.decode(message["progress"], type=Progress))
             elif "value" in message:
                 self.value = bytes(message["value"])
             elif "asks" in message:

@@ -107,12 +107,19 @@ class CommandBus:
         try:
             stored = await self._claim_key(job) if caller.keyed else False
             if job.spec.creates and not stored:
-                return await self._decide(job, Loaded(), fresh=True)
+                return await self._decide(job, await self._origin(job), fresh=True)
             # A creation that the store has is a repeat: trimmed of it, the log would take it a second time.
             return await self._change(job)
         except HivebusError as error:
             await self._failed(job, error)
             raise
+
+    async def _origin(self, job: _Job) -> Loaded:
+        """What a creation begins with: nothing, or the state that it copies."""
+        new = Loaded()
+        if job.spec.copies is not None:
+            new.state = await self.load(job.spec.noun, getattr(job.command, job.spec.copies))
+        return new
 
     async def _failed(self, job: _Job, error: HivebusError) -> None:
         if not isinstance(error, OutcomeUnknown) and self._keys.get(job.key) == job.fingerprint:

@@ -77,6 +77,13 @@ def named(noun: str, key: str) -> str:
     return str(UUID(int=int.from_bytes(digest[:6], "big") << 80 | _VERSION_8 | _VARIANT | rest))
 
 
+def at_time(ms: int, label: str) -> UUID:
+    """The UUIDv8 that (time, label) always gives, ordered by its time."""
+    digest = hashlib.sha256(b"time\0" + label.encode()).digest()
+    rest = int.from_bytes(digest[:10], "big") & _RANDOM_MASK
+    return UUID(int=(ms & 0xFFFFFFFFFFFF) << 80 | _VERSION_8 | _VARIANT | rest)
+
+
 def draw(of: UUID) -> float:
     """A number in [0, 1) fixed by an id: the random of a pure decision, the same at every replay."""
     return int.from_bytes(hashlib.sha256(b"draw" + of.bytes).digest()[:7], "big") / (1 << 56)

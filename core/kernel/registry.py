@@ -70,6 +70,7 @@ class CommandSpec(Struct, frozen=True):
     doc: str
     finishes: bool = False
     identify: Callable[[str], str] | None = None
+    copies: str | None = None
     faults: Mapping[str, type[HivebusError]] = {}
 
     def id_of(self, command: Struct) -> str:
@@ -144,6 +145,7 @@ class Aggregate:
         answer: Callable[[Any, Any], Mapping[str, Any]] | None = None,
         finishes: bool = False,
         identify: Callable[[str], str] | None = None,
+        copies: str | None = None,
         faults: Mapping[str, type[HivebusError]] | None = None,
     ) -> Callable[[Decide], Decide]:
         """Register a decision. The command's Struct is the annotation of its first parameter.
@@ -151,6 +153,8 @@ class Aggregate:
         `target` names the field that holds the aggregate's id (default `<noun>_id`); a command that `creates` has none,
         one that `upserts` may be the first of its aggregate. One that `finishes` only ends work: it is accepted on a
         disk that is nearly full. Where users name an aggregate freely, `identify` makes its id from `target`.
+        One that creates from what another aggregate of its noun holds names that one's id in the field `copies`: its
+        decision gets that state.
         `faults` are the errors that only this command knows, for the documents.
         """
 
@@ -173,6 +177,7 @@ class Aggregate:
                     doc_of(struct),
                     finishes,
                     identify,
+                    copies,
                     dict(faults or {}),
                 )
             )

@@ -34,18 +34,21 @@ def _second(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
-def parse_rfc3339(text: str) -> int:
-    """Text as milliseconds since 1970. Raises Unprocessable for anything but an RFC 3339 time with an offset."""
+def parse_rfc3339(text: str, pointer: str = "/at") -> int:
+    """Text as milliseconds since 1970. Raises Unprocessable for anything but an RFC 3339 time with an offset.
+
+    `pointer` says where the text stands; `/at` takes positions too.
+    """
     match = _RFC3339.fullmatch(text)
     if match is None:
         raise Unprocessable(
-            f"{text!r} is neither a position nor an RFC 3339 time.",
-            pointer="/at",
-            remedy="Give digits (a position), or a time such as 2026-01-31T12:00:00.000Z.",
+            f"{text[:100]!r} is {'neither a position nor' if pointer == '/at' else 'not'} an RFC 3339 time.",
+            pointer=pointer,
+            remedy=f"Give {'digits (a position), or ' * (pointer == '/at')}a time such as 2026-01-31T12:00:00.000Z.",
         )
     day, clock, fraction, offset = match.groups()
     try:
         whole = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if offset in 'Zz' else offset}")
     except ValueError as error:
-        raise Unprocessable(f"{text!r} is no time: {error}.", pointer="/at", remedy="Check day and hour.") from error
+        raise Unprocessable(f"{text!r} is no time: {error}.", pointer=pointer, remedy="Check day and hour.") from error
     return int(whole.timestamp()) * 1000 + int(float(fraction or 0) * 1000)

@@ -7,7 +7,9 @@ from msgspec import Struct
 
 from core.scheduling.eligibility import Requirement
 from core.scheduling.shares import Flow
+from core.scheduling.timers import Timers, expiry
 from core.scheduling.waiting import Item, Limited, Place
+from core.task import ExpiryReason
 
 AGE_STEP_MS = 60_000
 
@@ -38,6 +40,11 @@ class TaskEntry(Struct, kw_only=True):
     assigned_ms: int = 0
     last_agent: str = ""
     charged_ms: float = 0.0
+    attempt: int = 0
+    # Since when it is queued, where it has timers.
+    queued_ms: int = 0
+    timers: Timers | None = None
+    schedule_id: str = ""
     learned: bool = True
     agent_type: str = ""
 
@@ -55,6 +62,13 @@ class TaskEntry(Struct, kw_only=True):
     def held(self) -> bool:
         """Whether an attempt holds a slot."""
         return self.status in ("assigned", "running")
+
+    @property
+    def expiry(self) -> tuple[int, ExpiryReason] | None:
+        """When time alone ends it, and why; None where nothing does, or where it is being ended already."""
+        if self.timers is None or self.cancelling:
+            return None
+        return expiry(self.timers, held=self.held, queued_ms=self.queued_ms if self.status == "queued" else None)
 
 
 class AgentEntry(Struct, kw_only=True):

@@ -6,44 +6,27 @@ back lies in another object (core/scheduling/overlay.py), so that a refused appe
 
 from __future__ import annotations
 
-import heapq
 from typing import Any
-
-import msgspec
-from msgspec import Struct
 
 from core import agent as agents
 from core import host as hosts
 from core import limit as limits
+from core import pause as pauses
 from core import task as tasks
 from core.kernel.commit import Commit
-from core.process_managers.children import Children, Unseen
-from core.process_managers.dependencies import ENDS, Blocked, Dependencies
+from core.kernel.outcomes import CommandUnchanged
+from core.process_managers.children import Children
+from core.process_managers.dependencies import ENDS, Dependencies
+from core.scheduling.clocks import Clocks
 from core.scheduling.election import SchedulerElected
 from core.scheduling.eligibility import Requirement, can_do
 from core.scheduling.entries import AGE_STEP_MS, AgentEntry, HostEntry, TaskEntry
 from core.scheduling.limits import Limits
+from core.scheduling.schedules import Schedules
 from core.scheduling.shares import Shares
 from core.scheduling.statistics import Statistics
+from core.scheduling.timers import timers_of
 from core.scheduling.waiting import Limited, Waiting
-
-
-class _Image(Struct):
-    position: int
-    term: int
-    tasks: list[TaskEntry]
-    agents: list[AgentEntry]
-    hosts: list[HostEntry]
-    orphans: list[str]
-    leader: str
-    shares: Shares
-    limits: Limits
-    statistics: Statistics
-    blocked: dict[str, Blocked]
-    ready: list[str]
-    parents: dict[str, str]
-    recalled: dict[str, str]
-    unseen: dict[str, Unseen]
 
 
 class Fleet:
@@ -59,11 +42,12 @@ class Fleet:
         self.waiting = Waiting()
         self.shares = Shares()
         self.limits = Limits()
+        self.schedules = Schedules()
+        self.pauses: set[tuple[pauses.What, str]] = set()
         self.statistics = Statistics()
         self.dependencies = Dependencies()
         self.children = Children()
-        self.timers: list[tuple[int, str]] = []
-        self.timeouts: list[tuple[int, int, str]] = []
+        self.clocks = Clocks(self.tasks)
         self.orphans: set[str] = set()
         self.unsettled_agents: set[str] = set()
         self.uneven = False
@@ -89,14 +73,12 @@ class Fleet:
         """Return a task to the line or timer that its state puts it in; harmless where it stands there already."""
         entry = self.tasks.get(task_id)
         if entry is None:
+            self.schedules.put_back(task_id)
             return
         if entry.status == "queued":
             self.waiting.put(entry.place, entry.item)
             self.release(entry.limited)
-        elif entry.status == "scheduled":
-            heapq.heappush(self.timers, (entry.not_before_ms, task_id))
-        elif entry.held:
-            self._watch(entry)
+        self.clocks.enter(entry)
 
     def release(self, limited: Limited) -> None:
         """What was held may be free again: whoever waits for it is looked at."""
@@ -104,15 +86,6 @@ class Fleet:
             self.waiting.release(f"concurrency:{limited.concurrency_key}")
         if limited.rate_key is not None:
             self.waiting.release(f"rate:{limited.rate_key}")
-
-    def _watch(self, entry: TaskEntry) -> None:
-        """Enter an attempt into the timeouts; what has ended meanwhile is cleared out before it outgrows the rest."""
-        if len(self.timeouts) > 2 * len(self.tasks) + 64:
-            self.timeouts = [
-                item for item in self.timeouts if (e := self.tasks.get(item[2])) is not None and e.fence == item[1]
-            ]
-            heapq.heapify(self.timeouts)
-        heapq.heappush(self.timeouts, (_deadline_ms(entry), entry.fence, entry.id))
 
     # --- the fold ---
 
@@ -143,10 +116,12 @@ class Fleet:
         match event:
             case tasks.TaskBlocked():
                 entry.status = "blocked"
+                self.put_back(task_id)
             case tasks.DependenciesEnded():
                 self.dependencies.settle(task_id, commit.position, event)
             case tasks.TaskQueued():
                 entry.status = "queued"
+                entry.queued_ms = commit.body.occurred_at if entry.timers is not None else 0
                 self.dependencies.leave(task_id)
                 self.put_back(task_id)
             case tasks.TaskScheduled():
@@ -162,18 +137,19 @@ class Fleet:
             case tasks.TaskAsked():
                 entry.status = "input_required"
                 self._free(commit, entry, "")
+                self.put_back(task_id)
             case tasks.CancelRequested():
                 entry.cancelling = True
                 self.children.cancel(task_id)
                 entry.cancelled_ms = commit.body.occurred_at + int(event.grace_s * 1000)
                 self.put_back(task_id)
-            case tasks.TaskCompleted() | tasks.TaskFailed() | tasks.TaskCancelled():
+            case tasks.TaskCompleted() | tasks.TaskFailed() | tasks.TaskCancelled() | tasks.TaskExpired():
                 self._end(commit, entry, ENDS[type(event)])
             case _:
                 pass
 
     def _submit(self, commit: Commit, event: tasks.TaskSubmitted) -> None:
-        flow = (commit.body.actor, event.fairness_key or event.project)
+        flow = (commit.body.on_behalf_of or commit.body.actor, event.fairness_key or event.project)
         self.tasks[commit.aggregate_id] = TaskEntry(
             id=commit.aggregate_id,
             key=commit.body.occurred_at - event.priority * AGE_STEP_MS,
@@ -186,8 +162,12 @@ class Fleet:
             type=event.type,
             flow=flow,
             limited=Limited(event.concurrency_key, event.rate_key),
+            timers=timers_of(event, commit.body.occurred_at),
+            schedule_id=event.schedule_id or "",
             learned=event.routing is None,
         )
+        if event.schedule_id is not None:
+            self.schedules.began(commit.aggregate_id, event)
         self.shares.enter(flow)
         if event.depends_on is not None:
             self.dependencies.submit(commit.aggregate_id, commit.position, event, self.tasks)
@@ -204,6 +184,7 @@ class Fleet:
     def _end(self, commit: Commit, entry: TaskEntry, status: str) -> None:
         self._free(commit, entry, "completed" if status == "completed" else "")
         self.shares.leave(entry.flow)
+        self.schedules.ended(entry.schedule_id, entry.id)
         del self.tasks[entry.id]
         self.dependencies.end(entry.id, status, commit.position)
         if status == "cancelled":
@@ -212,6 +193,7 @@ class Fleet:
 
     def _assign(self, commit: Commit, entry: TaskEntry, event: tasks.TaskAssigned) -> None:
         entry.status = "assigned"
+        entry.attempt = event.attempt
         entry.fence = commit.position
         entry.term = event.term
         entry.agent_id = event.agent_id
@@ -264,6 +246,24 @@ class Fleet:
         if isinstance(event, limits.LimitChanged):
             self.limits.fold(event, commit.body.occurred_at)
             self.release(Limited(event.key, event.key))
+
+    def _fold_schedule(self, commit: Commit, event: Any) -> None:
+        if not isinstance(event, CommandUnchanged):
+            self.schedules.fold(commit, event)
+
+    def _fold_pause(self, commit: Commit, event: Any) -> None:
+        if isinstance(event, pauses.QueuePaused):
+            self.pauses.add((event.what, event.name))
+        elif isinstance(event, pauses.QueueResumed):
+            self.pauses.discard((event.what, event.name))
+            for entry in self.tasks.values():  # who was passed over stands in line again
+                if entry.status == "queued":
+                    self.waiting.put(entry.place, entry.item)
+
+    def is_paused(self, entry: TaskEntry) -> bool:
+        """Whether a waiting task is held back by a pause of its type or its concurrency key."""
+        key = entry.limited.concurrency_key
+        return ("type", entry.type) in self.pauses or (key is not None and ("key", key) in self.pauses)
 
     def _fold_agent(self, commit: Commit, event: Any) -> None:
         agent_id = commit.aggregate_id
@@ -337,56 +337,12 @@ class Fleet:
         host = self.hosts.get(agent.host_id)
         return agent.status == "idle" and host is not None and host.session == agent.session != ""
 
-    # --- disposable snapshots ---
-
-    def image(self) -> bytes:
-        """The fold as bytes. Disposable: whoever cannot read it folds the log again."""
-        return msgspec.msgpack.encode(
-            _Image(
-                self.position,
-                self.term,
-                list(self.tasks.values()),
-                list(self.agents.values()),
-                list(self.hosts.values()),
-                sorted(self.orphans),
-                self.leader,
-                self.shares,
-                self.limits,
-                self.statistics,
-                self.dependencies.blocked,
-                self.dependencies.ready,
-                self.children.parents,
-                self.children.recalled,
-                self.children.unseen,
-            )
-        )
-
-    @classmethod
-    def from_image(cls, raw: bytes) -> Fleet:
-        """The fleet of an image. Raises msgspec.MsgspecError where the bytes do not fit this program."""
-        image = msgspec.msgpack.decode(raw, type=_Image)
-        fleet = cls()
-        fleet.position, fleet.term, fleet.leader = image.position, image.term, image.leader
-        fleet.shares, fleet.limits, fleet.statistics = image.shares, image.limits, image.statistics
-        fleet.dependencies = Dependencies(image.blocked, image.ready)
-        fleet.children = Children(image.parents, image.recalled, image.unseen)
-        fleet.orphans = set(image.orphans)
-        fleet.agents = {entry.id: entry for entry in image.agents}
-        fleet.hosts = {entry.id: entry for entry in image.hosts}
-        fleet.tasks = {entry.id: entry for entry in image.tasks}
-        fleet._index()
-        return fleet
-
-    def _index(self) -> None:
+    def enter_all(self) -> None:
+        """Enter everything into its line and timer: an image holds the entries alone."""
         self.uneven = True
         for entry in self.tasks.values():
             self.put_back(entry.id)
         self.unsettled_agents.update(agent.id for agent in self.agents.values() if not self.lives(agent))
-
-
-def _deadline_ms(entry: TaskEntry) -> int:
-    """When an attempt should have ended by itself; one that is being cancelled, after the grace."""
-    return entry.cancelled_ms if entry.cancelling else entry.assigned_ms + int(entry.timeout_s * 1000)
 
 
 _FOLDS = {
@@ -394,5 +350,7 @@ _FOLDS = {
     "agent": Fleet._fold_agent,
     "limit": Fleet._fold_limit,
     "host": Fleet._fold_host,
+    "schedule": Fleet._fold_schedule,
+    "queue": Fleet._fold_pause,
     "scheduler": Fleet._fold_election,
 }

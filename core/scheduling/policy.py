@@ -6,6 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
+from uuid import UUID
 
 from msgspec import Struct
 
@@ -14,10 +15,11 @@ from core.scheduling.eligibility import Requirement
 from core.scheduling.entries import AgentEntry, TaskEntry
 from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Claim, Claims, Overlay
+from core.scheduling.schedules import next_step
 from core.scheduling.shares import Flow
 from core.scheduling.statistics import draw_of
 from core.scheduling.waiting import Limited, Look, Rank
-from core.task import AssignTask, ExpireTask, QueueTask, Routing
+from core.task import AssignTask, EndOverdueTask, ExpireTask, QueueTask, Routing, RunScheduled, run_id
 
 TIMEOUT_SLACK_MS = 15_000
 # Agent types that a choice compares.
@@ -26,13 +28,15 @@ CANDIDATES_MAX = 8
 
 class Decision(Struct, frozen=True):
     """One command to issue. `key` names what it is about: only one decision per key is under way.
-    `cause` is the position that led to it."""
+    `cause` is the position that led to it. `command_id` where a repeat must be the same command."""
 
     key: str
     command: Struct
     correlation_id: str | None = None
     cause: int = 0
     claim: Claim | None = None
+    command_id: UUID | None = None
+    on_behalf_of: str | None = None
 
 
 def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[Decision]:
@@ -47,7 +51,9 @@ def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[D
         _agents(fleet, overlay, under_way),
         _orphans(fleet, under_way),
         _timeouts(fleet, under_way, now_ms),
+        _expiries(fleet, under_way, now_ms),
         _due(fleet, under_way, now_ms),
+        _runs(fleet, under_way, now_ms),
         _relations(fleet, under_way),
         _assignments(fleet, overlay, under_way, now_ms),
     )
@@ -60,9 +66,13 @@ def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[D
 
 def next_due_ms(fleet: Fleet) -> int | None:
     """When time alone gives the scheduler something to do."""
-    times = [fleet.timers[0][0]] if fleet.timers else []
-    if fleet.timeouts:
-        times.append(fleet.timeouts[0][0] + TIMEOUT_SLACK_MS)
+    times = [fleet.clocks.timers[0][0]] if fleet.clocks.timers else []
+    if fleet.clocks.timeouts:
+        times.append(fleet.clocks.timeouts[0][0] + TIMEOUT_SLACK_MS)
+    if fleet.clocks.expiries:
+        times.append(fleet.clocks.expiries[0][0])
+    if fleet.schedules.due:
+        times.append(fleet.schedules.due[0][0])
     times.extend(fleet.rate_timers.values())
     return min(times, default=None)
 
@@ -144,7 +154,7 @@ def _orphans(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
 
 def _timeouts(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
     """The host ends an attempt at its timeout; this is the backstop for a host that beats but does not."""
-    heap = fleet.timeouts
+    heap = fleet.clocks.timeouts
     while heap and heap[0][0] + TIMEOUT_SLACK_MS <= now_ms:
         _, fence, task_id = heapq.heappop(heap)
         entry = fleet.tasks.get(task_id)
@@ -156,15 +166,39 @@ def _timeouts(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decisi
         yield Decision(task_id, command, entry.correlation_id, entry.last_position)
 
 
+def _expiries(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
+    """End the tasks whose time is up. Before the assignments: at its deadline nothing is started any more."""
+    heap = fleet.clocks.expiries
+    while heap and heap[0][0] <= now_ms:
+        due_ms, task_id = heapq.heappop(heap)
+        entry = fleet.tasks.get(task_id)
+        expires = entry.expiry if entry is not None else None
+        if entry is None or expires is None or expires[0] != due_ms or task_id in under_way:
+            continue
+        command = EndOverdueTask(task_id=task_id, attempt=entry.attempt, reason=expires[1])
+        yield Decision(task_id, command, entry.correlation_id, entry.last_position)
+
+
 def _due(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
-    """Queue what has waited out its back-off."""
-    heap = fleet.timers
+    """Queue what has waited for its time."""
+    heap = fleet.clocks.timers
     while heap and heap[0][0] <= now_ms:
         due_ms, task_id = heapq.heappop(heap)
         entry = fleet.tasks.get(task_id)
         if entry is None or entry.status != "scheduled" or entry.not_before_ms != due_ms or task_id in under_way:
             continue
         yield Decision(task_id, QueueTask(task_id=task_id), entry.correlation_id, entry.last_position)
+
+
+def _runs(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
+    """Submit the runs of schedules that are due, mark those that were submitted, skip what is not to be run."""
+    for entry in fleet.schedules.take_due(now_ms):
+        step = None if entry.id in under_way else next_step(entry, now_ms)
+        if isinstance(step, RunScheduled):
+            id_ = run_id(entry.id, step.due_ms)
+            yield Decision(entry.id, step, None, entry.position, command_id=id_, on_behalf_of=entry.owner)
+        elif step is not None:
+            yield Decision(entry.id, step, None, entry.position)
 
 
 def _relations(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
@@ -178,6 +212,8 @@ def _relations(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
 
 def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: int) -> Iterator[Decision]:
     """Give waiting tasks to free agents: whose turn it is by the shares, within the limits, over all lines."""
+    if ("all", "") in fleet.pauses:
+        return
     claims = overlay.claims.copy()
     look = _look(fleet, claims, under_way, now_ms)
     for key in [key for key, due_ms in fleet.rate_timers.items() if due_ms <= now_ms]:
@@ -233,7 +269,9 @@ def _look(fleet: Fleet, claims: Claims, under_way: set[str], now_ms: int) -> Loo
 
     def waits(task_id: str) -> bool:
         entry = fleet.tasks.get(task_id)
-        return entry is not None and entry.status == "queued" and task_id not in under_way
+        waiting = entry is not None and entry.status == "queued" and task_id not in under_way
+        # Who is passed over here is put back when something is resumed.
+        return waiting and not (fleet.pauses and entry is not None and fleet.is_paused(entry))
 
     def held_by(limited: Limited) -> str | None:
         key, rate_key = limited

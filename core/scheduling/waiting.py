@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from core.scheduling.eligibility import Requirement
 from core.scheduling.shares import Flow
@@ -19,6 +19,10 @@ Item = tuple[int, int, str]
 
 Rank = tuple[float, float, int, int]
 """Whose turn it is: the principal's tag, the fairness key's tag, then the task's key and position."""
+
+
+R = TypeVar("R", bound=tuple[Any, ...])
+K = TypeVar("K")
 
 
 class Limited(NamedTuple):
@@ -56,12 +60,47 @@ class Look(NamedTuple):
     held_by: Callable[[Limited], str | None]
 
 
+class _Order(Generic[R, K]):
+    """Who comes first, by what was last said of each. What was said before is passed over when it comes up."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[R, K]] = []
+        self._said: dict[K, R] = {}
+
+    def list(self, key: K, rank: R) -> None:
+        """It stands here at the latest; where it stands earlier already, it stays."""
+        said = self._said.get(key)
+        if said is None or rank < said:
+            self._said[key] = rank
+            heapq.heappush(self._heap, (rank, key))
+
+    def first(self) -> tuple[R, K] | None:
+        """The first one, with what was last said of it."""
+        heap = self._heap
+        while heap:
+            rank, key = heap[0]
+            if self._said.get(key) == rank:
+                return rank, key
+            heapq.heappop(heap)
+        return None
+
+    def later(self, rank: R) -> None:
+        """The first one belongs further back."""
+        key = self._heap[0][1]
+        self._said[key] = rank
+        heapq.heapreplace(self._heap, (rank, key))
+
+    def drop(self) -> None:
+        """The first one goes."""
+        del self._said[heapq.heappop(self._heap)[1]]
+
+
 class _Queue:
     """The lanes of a flow in a line."""
 
     def __init__(self) -> None:
         self.lanes: dict[Limited, list[Item]] = {}
-        self.order: list[tuple[Item, Limited]] = []
+        self.order: _Order[Item, Limited] = _Order()
 
 
 class _Part:
@@ -69,7 +108,7 @@ class _Part:
 
     def __init__(self) -> None:
         self.queues: dict[str, _Queue] = {}
-        self.order: list[tuple[tuple[float, Item], str]] = []
+        self.order: _Order[tuple[float, Item], str] = _Order()
 
 
 class _Line:
@@ -77,12 +116,12 @@ class _Line:
 
     def __init__(self) -> None:
         self.parts: dict[str, _Part] = {}
-        self.order: list[tuple[Rank, str]] = []
+        self.order: _Order[Rank, str] = _Order()
 
     def list(self, place: Place, item: Item) -> None:
         """A lane has another head: it is looked at before anything counts, so its rank is below every other."""
         principal, key = place.flow
-        heapq.heappush(self.parts[principal].queues[key].order, (item, place.limited))
+        self.parts[principal].queues[key].order.list(place.limited, item)
         self.renew(place.flow)
 
     def renew(self, flow: Flow) -> None:
@@ -90,9 +129,9 @@ class _Line:
         principal, key = flow
         part = self.parts.get(principal)
         if part is not None:
-            heapq.heappush(self.order, (_FIRST, principal))
+            self.order.list(principal, _FIRST)
             if key in part.queues:
-                heapq.heappush(part.order, ((-1.0, _FIRST_ITEM), key))
+                part.order.list(key, (-1.0, _FIRST_ITEM))
 
 
 _FIRST_ITEM: Item = (0, 0, "")
@@ -135,16 +174,16 @@ class Waiting:
         if line is None:
             return None
         order = line.order
-        while order:
-            said, principal = order[0]
+        while (first := order.first()) is not None:
+            said, principal = first
             found = self._head_of(need, principal, line, look)
             if found is None:
-                heapq.heappop(order)
+                order.drop()
                 continue
             key_tag, item, place = found
             rank = (look.tag(principal), key_tag, item[0], item[1])
             if rank > said:
-                heapq.heapreplace(order, (rank, principal))
+                order.later(rank)
                 continue
             return Head(rank, place, item[2])
         if not line.parts:
@@ -156,17 +195,17 @@ class Waiting:
         part = line.parts.get(principal)
         if part is None:
             return None
-        while part.order:
-            said, key = part.order[0]
+        while (listed := part.order.first()) is not None:
+            said, key = listed
             flow = (principal, key)
             found = self._first(Place(need, flow, _FREE), part, look)
             if found is None:
-                heapq.heappop(part.order)
+                part.order.drop()
                 continue
             item, limited = found
             rank = (look.key_tag(flow), item)
             if rank > said:
-                heapq.heapreplace(part.order, (rank, key))
+                part.order.later(rank)
                 continue
             return rank[0], item, Place(need, flow, limited)
         if not part.queues:
@@ -178,18 +217,18 @@ class Waiting:
         queue = part.queues.get(at.flow[1])
         if queue is None:
             return None
-        while queue.order:
-            said, limited = queue.order[0]
+        while (listed := queue.order.first()) is not None:
+            said, limited = listed
             lane = queue.lanes.get(limited, [])
             while lane and not look.waits(lane[0][2]):
                 heapq.heappop(lane)
             if not lane:
                 queue.lanes.pop(limited, None)
-                heapq.heappop(queue.order)
+                queue.order.drop()
             elif lane[0] > said:
-                heapq.heapreplace(queue.order, (lane[0], limited))
+                queue.order.later(lane[0])
             elif (key := look.held_by(limited)) is not None:
-                heapq.heappop(queue.order)
+                queue.order.drop()
                 self._parked.setdefault(key, set()).add(at._replace(limited=limited))
             else:
                 return said, limited

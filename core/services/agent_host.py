@@ -10,14 +10,15 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
-from core.execution import Attempt, CancelToken, Executor, Outcome, Progress
+from core.execution import SIGN_OF_LIFE, Attempt, CancelToken, Executor, Outcome, Progress
 from core.host import FirstAgent, LeaveHost, RegisterHost
 from core.kernel.errors import HivebusError, NotFound, Refused, Unavailable
 from core.kernel.ids import uuid7
 from core.kernel.ports import Clock
 from core.services.link import Beat, BeatAnswer, Cancel, Control, Run
+from core.services.silence import Silence
+from core.services.verdicts import unacceptable, verdict
 from core.task import AskTask, CompleteTask, FailTask, ProgressTask, StartTask
 
 logger = logging.getLogger("hivebus.host")
@@ -33,13 +34,14 @@ SELF_STOP_SHARE = 0.75
 class _Attempt:
     """One attempt that runs here."""
 
-    __slots__ = ("last_progress", "run", "silent", "started_ms", "step", "task", "token")
+    __slots__ = ("last_progress", "run", "silence", "silent", "started_ms", "step", "task", "token")
 
-    def __init__(self, run: Run, started_ms: int) -> None:
+    def __init__(self, run: Run, clock: Clock) -> None:
         self.run = run
-        self.started_ms = started_ms
+        self.started_ms = clock.now_ms()
         self.token = CancelToken()
         self.silent = False
+        self.silence = Silence(clock, self.token)
         self.last_progress = float("-inf")
         self.step: str | None = None
         self.task: asyncio.Task[None] | None = None
@@ -111,7 +113,7 @@ class AgentHost:
             self._end_silently(current)
         elif len(self._attempts) >= self._slots:
             return  # the next beat's answer offers it again
-        attempt = _Attempt(run, self._clock.now_ms())
+        attempt = _Attempt(run, self._clock)
         self._attempts[run.task_id] = attempt
         attempt.task = asyncio.create_task(self._run(attempt))
         self._work.add(attempt.task)
@@ -262,11 +264,14 @@ class AgentHost:
     # --- one attempt ---
 
     async def _run(self, attempt: _Attempt) -> None:
-        started = asyncio.create_task(self._say_started(attempt))
+        beside = [asyncio.create_task(self._say_started(attempt))]
+        if (silence_s := attempt.run.silence_timeout_s) is not None:
+            beside.append(asyncio.create_task(attempt.silence.watch(silence_s)))
         try:
             outcome = await self._execute(attempt)
         finally:
-            started.cancel()
+            for task in beside:
+                task.cancel()
         try:
             await self._report(attempt, outcome)
         finally:
@@ -310,8 +315,10 @@ class AgentHost:
 
     def _say_progress(self, attempt: _Attempt, progress: Progress) -> None:
         """Progress is no lifecycle: it reaches the log only at a new step, at most every ten seconds."""
+        attempt.silence.end()
         now = self._clock.monotonic()
-        if progress.current_step == attempt.step or now - attempt.last_progress < PROGRESS_EVERY_S:
+        known = progress == SIGN_OF_LIFE or progress.current_step == attempt.step
+        if known or now - attempt.last_progress < PROGRESS_EVERY_S:
             return
         attempt.step, attempt.last_progress = progress.current_step, now
         command = ProgressTask(
@@ -336,12 +343,12 @@ class AgentHost:
         """Tell the bus until it has answered: the same command id makes the repeats harmless."""
         if attempt.silent:
             return
-        command: CompleteTask | FailTask | AskTask = _verdict(attempt, outcome)
+        run, started_ms = attempt.run, attempt.started_ms
+        command: CompleteTask | FailTask | AskTask = verdict(run, outcome, started_ms, attempt.token.reason)
         command_id = str(uuid7(self._clock.now_ms()))
         pause_s = 0.05
         while not attempt.silent:
             try:
-                run = attempt.run
                 await self._control.execute(
                     command, correlation_id=run.correlation_id, cause=run.fence, command_id=command_id
                 )
@@ -355,44 +362,4 @@ class AgentHost:
                 pause_s = min(REPORT_PAUSE_S_MAX, pause_s * 2)
             except HivebusError as error:
                 # The log will never take this result (it is too large): that is how the attempt ended, then.
-                command, command_id = _unacceptable(attempt, error), str(uuid7(self._clock.now_ms()))
-
-
-def _unacceptable(attempt: _Attempt, error: HivebusError) -> FailTask:
-    return FailTask(
-        task_id=attempt.run.task_id,
-        fence=attempt.run.fence,
-        outcome="failed",
-        error=f"The work was done, and its result cannot be kept: {error.sentence}",
-        retryable=False,
-        started_ms=attempt.started_ms,
-    )
-
-
-def _verdict(attempt: _Attempt, outcome: Outcome) -> CompleteTask | FailTask | AskTask:
-    run = attempt.run
-    if outcome.outcome == "input_required":
-        return AskTask(
-            task_id=run.task_id,
-            fence=run.fence,
-            question=outcome.question or "",
-            choices=outcome.choices,
-            started_ms=attempt.started_ms,
-        )
-    if outcome.outcome == "completed":
-        return CompleteTask(
-            task_id=run.task_id, fence=run.fence, started_ms=attempt.started_ms, result=outcome.result or {}
-        )
-    kind: Literal["failed", "timed_out", "output_limit", "cancelled", "interrupted", "crashed"] = outcome.outcome
-    if kind == "cancelled" and attempt.token.reason == "interrupted":
-        kind = "interrupted"
-    return FailTask(
-        task_id=run.task_id,
-        fence=run.fence,
-        outcome=kind,
-        error=outcome.error or f"The attempt was {kind}.",
-        retryable=outcome.retryable,
-        started_ms=attempt.started_ms,
-        retry_after_ms=outcome.retry_after_ms,
-        result=outcome.result,
-    )
+                command, command_id = unacceptable(run, error, started_ms), str(uuid7(self._clock.now_ms()))

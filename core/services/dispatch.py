@@ -21,17 +21,20 @@ from core.kernel.ports import Clock, Store
 from core.kernel.registry import CommandSpec, QuerySpec, Registry, Scope
 from core.kernel.times import parse_rfc3339, rfc3339
 from core.limit import Limit, limit_id
+from core.schedule import SetSchedule
 from core.secrets import Secrets, find_literal_secret
 from core.services.batches import Plan, planned
 from core.services.positions import PositionGate
+from core.services.relations import know_relations
 from core.services.vault import Vault
-from core.task import FINAL, Dependency, SubmitTask, Task
+from core.task import SubmitTask
 
 WAIT_S_MAX = 25.0
 READ_YOUR_WRITE_S = 2.0
 BATCH_MAX = 1000
 BATCH_IN_FLIGHT = 100
 POSITION_DIGITS_MAX = 18
+MORE_TASKS = frozenset({"task.submit", "task.replay"})
 
 
 class BatchAnswer(TypedDict):
@@ -200,19 +203,20 @@ class Dispatcher:
         if spec.scope not in principal.scopes:
             raise Forbidden(f"This key may not issue {spec.name}.", remedy=f"It needs the scope {spec.scope}.")
         self._refuse(spec)
-        if spec.name == "task.submit" and self._live_tasks() >= self._live_tasks_max:
+        if spec.name in MORE_TASKS and self._live_tasks() >= self._live_tasks_max:
             raise TooMany(
                 f"{self._live_tasks()} tasks are alive; the bound is {self._live_tasks_max}.",
                 code="too_many_tasks",
                 remedy="Wait until tasks have ended, or raise HIVEBUS_LIVE_TASKS_MAX.",
                 retry_after_s=5,
             )
-        if isinstance(command, SubmitTask) and command.rate_key is not None:
-            await self._know_rate(command.rate_key)
+        task = command.task if isinstance(command, SetSchedule) else command
+        if isinstance(task, SubmitTask) and task.rate_key is not None:
+            await self._know_rate(task.rate_key, "/rate_key" if task is command else "/task/rate_key")
         if isinstance(command, SubmitTask) and (command.depends_on or command.parent is not None):
             task_id = str(derive(command_id, spec.noun))
             try:
-                await self._know_relations(command, task_id)
+                await know_relations(self._bus, command, task_id)
             except Unprocessable:
                 # A repeat is answered as it was, whatever has ended since.
                 if not await self._bus.position_of("task", task_id):
@@ -227,7 +231,7 @@ class Dispatcher:
         )
         return await self._bus.execute(command, caller)
 
-    async def _know_rate(self, key: str) -> None:
+    async def _know_rate(self, key: str, pointer: str) -> None:
         """Raises Unprocessable for a rate key that has no rate: nobody could say how fast is right."""
         try:
             found: Limit | None = await self._bus.load("limit", limit_id(key))
@@ -237,47 +241,14 @@ class Dispatcher:
             raise Unprocessable(
                 f"No rate is set for the key {key[:100]!r}.",
                 code="unknown_limit",
-                pointer="/rate_key",
+                pointer=pointer,
                 remedy="Set one first: PUT /api/limits/{key} with rate_per_s, or `hivebus limit set`.",
-            )
-
-    async def _know_relations(self, command: SubmitTask, task_id: str) -> None:
-        """Raises Unprocessable for a task that depends on, or is a part of, what there is not.
-
-        What ends between this look and the commit is no matter: an end never changes, and the scheduler looks it up.
-        """
-        for index, said in enumerate(command.depends_on):
-            other = said.task if isinstance(said, Dependency) else said
-            # What names an item of a batch, or the task itself, is the decision's to refuse.
-            known = other is None or other.startswith("@") or other == task_id
-            if not known and not await self._bus.position_of("task", str(other)):
-                raise Unprocessable(
-                    f"There is no task {other} to depend on.",
-                    code="unknown_dependency",
-                    pointer=f"/depends_on/{index}",
-                    remedy="Submit it first, or both in one batch, where `@ref` names another item.",
-                )
-        if command.parent is not None and not command.parent.startswith("@"):
-            await self._know_parent(command.parent)
-
-    async def _know_parent(self, parent_id: str) -> None:
-        try:
-            parent: Task = await self._bus.load("task", parent_id)
-        except NotFound:
-            raise Unprocessable(
-                f"There is no task {parent_id} to be a part of.", code="unknown_parent", pointer="/parent"
-            ) from None
-        if parent.status in FINAL or parent.cancelling:
-            raise Unprocessable(
-                f"Task {parent_id} takes no more parts: it is {parent.status}"
-                f"{' and being cancelled' if parent.cancelling else ''}.",
-                code="parent_ended",
-                pointer="/parent",
-                remedy="Submit it without a parent, or as a part of a task that has not ended.",
             )
 
     async def _seal(self, spec: CommandSpec, command: Struct) -> tuple[Struct, str | None]:
         """The command as the log may keep it, and its fingerprint where that is not the plain one."""
+        if isinstance(command, SetSchedule):
+            return await self._seal_task(command)
         said = {field: value for field in free_fields(spec.struct) if (value := getattr(command, field))}
         pointer = find_literal_secret(said, self._secrets.values())
         if pointer is not None:
@@ -293,6 +264,16 @@ class Dispatcher:
             return command, None
         fingerprint = fingerprint_of(spec.name, replace(command, parameters=sealed.canonical))
         return replace(command, parameters=sealed.parameters), fingerprint
+
+    async def _seal_task(self, command: SetSchedule) -> tuple[Struct, str | None]:
+        """The same for the task of a schedule."""
+        try:
+            task, _ = await self._seal(self._registry.commands["task.submit"], command.task)
+        except Unprocessable as error:
+            error.pointer = f"/task{error.pointer or ''}"
+            raise
+        fingerprint = None if task is command.task else fingerprint_of("schedule.set", command)
+        return replace(command, task=task), fingerprint
 
     def _command_id(self, principal: Principal, envelope: Envelope) -> UUID:
         if envelope.idempotency_key is None:

@@ -27,6 +27,7 @@ class Run(Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any]
     timeout_s: float
     correlation_id: str
+    silence_timeout_s: float | None = None
     answers: tuple[Answered, ...] = ()
 
 
@@ -45,6 +46,7 @@ def run_of(task_id: str, state: Task, session: str, term: int) -> Run:
         parameters=placed(spec.parameters, state.inputs),
         timeout_s=spec.timeout_s,
         correlation_id=state.correlation_id,
+        silence_timeout_s=spec.silence_timeout_s,
         answers=state.answers,
     )
 

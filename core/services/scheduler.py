@@ -17,7 +17,7 @@ import msgspec
 from core.host import LoseHost
 from core.kernel.codec import Codec, Undecodable
 from core.kernel.command_bus import Accepted, Caller, CommandBus
-from core.kernel.commit import Commit, Entry, cause_of
+from core.kernel.commit import Commit, Entry
 from core.kernel.errors import HivebusError, NotFound, OutcomeUnknown, Refused, Unavailable
 from core.kernel.ids import uuid7
 from core.kernel.merkle import leaf_hash
@@ -25,16 +25,16 @@ from core.kernel.ports import Clock, EventLog, Lease
 from core.scheduling.election import SCHEDULER_ID, ElectScheduler
 from core.scheduling.entries import TaskEntry
 from core.scheduling.fleet import Fleet
+from core.scheduling.images import fleet_of, image_of
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import Decision, decide, next_due_ms
-from core.services.dependencies import looked_up
+from core.services.decisions import ACTOR, carry_out
 from core.services.leadership import Kept, hold
 from core.services.link import Beat, BeatAnswer, Cancel, Gateway, Run, Snapshots, run_of
 from core.task import CANCEL_GRACE_S, AssignTask, CancelRequested, Task, TaskAssigned
 
 logger = logging.getLogger("hivebus.scheduler")
 
-ACTOR = "system:scheduler"
 IN_FLIGHT_MAX = 256
 SNAPSHOT_EVERY = 50_000
 TURN_S_MAX = 1.0
@@ -132,7 +132,7 @@ class Scheduler:
         """Keep an image of the fold, so that the next start need not read the whole log."""
         if self.last is None or self.last.position == self._saved_at or self._role is None:
             return
-        last, fleet = self.last, self.fleet.image()
+        last, fleet = self.last, image_of(self.fleet)
         leaf = leaf_hash(last.position, last.subject, last.body)
         await self._snapshots.save(msgspec.msgpack.encode(_Image(self._version, leaf, fleet)))
         self._saved_at = last.position
@@ -170,7 +170,7 @@ class Scheduler:
             return
         try:
             image = msgspec.msgpack.decode(raw, type=_Image)
-            fleet = Fleet.from_image(image.fleet)
+            fleet = fleet_of(image.fleet)
         except msgspec.MsgspecError:
             logger.info("The scheduler's image does not fit this program; the log is folded from its start.")
             return
@@ -325,13 +325,11 @@ class Scheduler:
     async def _execute(self, decision: Decision) -> None:
         key = decision.key
         try:
-            caller = Caller(actor=ACTOR, correlation_id=decision.correlation_id, causation_id=cause_of(decision.cause))
-            command = await looked_up(self._bus, decision.command)
-            if command is None:
+            accepted = await carry_out(self._bus, decision)
+            if accepted is None:
                 self.fleet.children.clear(key)
                 self._settle(key, self.fleet.position)
                 return
-            accepted = await self._bus.execute(command, caller)
         except (Refused, NotFound, OutcomeUnknown) as error:
             # Refused: the log knows more than the fold. Unknown: it may hold the commit. Either way the fold must
             # pass the log's head before it speaks for this key again.

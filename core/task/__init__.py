@@ -1,7 +1,7 @@
 """The task: what somebody wants done, its attempts, and its one end.
 
-    submitted -> blocked (dependencies) | scheduled (back-off) -> queued -> assigned -> running
-              -> completed | failed | cancelled; running -> input_required -> queued
+    submitted -> blocked (dependencies) | scheduled (not_before, back-off) -> queued -> assigned -> running
+              -> completed | failed | cancelled | expired; running -> input_required -> queued
 
 The fence of an attempt is the position of its `task.assigned`. Whatever a host says carries the fence; a stale one is
 refused, so completion and expiry race on one expected position and exactly one wins.
@@ -16,12 +16,15 @@ from core.task.callers import (
     DEPENDENCIES_MAX,
     NOT_AVAILABLE,
     PRIORITIES,
+    TASK_FAULTS,
     CancelTask,
     SubmitTask,
+    Time,
     Word,
     cancel,
     submit,
 )
+from core.task.copies import ReplayTask, RunScheduled, replay, run_id, run_scheduled
 from core.task.dependencies import (
     ApproveTask,
     Id,
@@ -38,6 +41,7 @@ from core.task.events import (
     DependenciesEnded,
     Dependency,
     DependencyEnd,
+    ExpiryReason,
     Retry,
     Routing,
     TaskAnswered,
@@ -48,6 +52,7 @@ from core.task.events import (
     TaskCancelled,
     TaskCompleted,
     TaskEvent,
+    TaskExpired,
     TaskFailed,
     TaskProgressed,
     TaskQueued,
@@ -61,7 +66,18 @@ from core.task.hosts import CompleteTask, FailTask, ProgressTask, StartTask, com
 from core.task.inputs import INPUTS_MAX_BYTES, placed
 from core.task.questions import ANSWER_MAX_BYTES, QUESTIONS_MAX, AnswerTask, AskTask, answer, ask
 from core.task.rules import CANCEL_GRACE_S, backoff_ms
-from core.task.scheduler import AssignTask, CancelChild, ExpireTask, QueueTask, assign, cancel_child, expire, queue
+from core.task.scheduler import (
+    AssignTask,
+    CancelChild,
+    EndOverdueTask,
+    ExpireTask,
+    QueueTask,
+    assign,
+    cancel_child,
+    end_overdue,
+    expire,
+    queue,
+)
 from core.task.state import FINAL, LOST, Answered, Task, evolve
 
 __all__ = [
@@ -74,6 +90,7 @@ __all__ = [
     "NOT_AVAILABLE",
     "PRIORITIES",
     "QUESTIONS_MAX",
+    "TASK_FAULTS",
     "AnswerTask",
     "Answered",
     "ApproveTask",
@@ -88,14 +105,18 @@ __all__ = [
     "DependenciesEnded",
     "Dependency",
     "DependencyEnd",
+    "EndOverdueTask",
     "ExpireTask",
+    "ExpiryReason",
     "FailTask",
     "Id",
     "ProgressTask",
     "QueueTask",
     "RejectTask",
+    "ReplayTask",
     "Retry",
     "Routing",
+    "RunScheduled",
     "SettleDependencies",
     "StartTask",
     "SubmitTask",
@@ -108,6 +129,7 @@ __all__ = [
     "TaskCancelled",
     "TaskCompleted",
     "TaskEvent",
+    "TaskExpired",
     "TaskFailed",
     "TaskProgressed",
     "TaskQueued",
@@ -115,6 +137,7 @@ __all__ = [
     "TaskScheduled",
     "TaskStarted",
     "TaskSubmitted",
+    "Time",
     "Word",
     "answer",
     "approve",
@@ -124,6 +147,7 @@ __all__ = [
     "cancel",
     "cancel_child",
     "complete",
+    "end_overdue",
     "evolve",
     "expire",
     "fail",
@@ -131,6 +155,9 @@ __all__ = [
     "progress",
     "queue",
     "reject",
+    "replay",
+    "run_id",
+    "run_scheduled",
     "settle",
     "start",
     "submit",

@@ -10,8 +10,9 @@ from msgspec import Meta, Struct
 from core.catalogue import AGENT_TYPES
 from core.execution import parameters_of
 from core.kernel.answers import Unknown
-from core.kernel.errors import Refused, TooMany, Unprocessable
+from core.kernel.errors import HivebusError, Refused, TooMany, Unprocessable
 from core.kernel.registry import Context, Route
+from core.kernel.times import parse_rfc3339
 from core.limit import Key
 from core.task.dependencies import Id, dependencies_of
 from core.task.events import (
@@ -31,6 +32,8 @@ PRIORITIES = {"critical": 9, "high": 7, "normal": 5, "low": 3, "background": 1}
 DEPENDENCIES_MAX = 100
 
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)", max_length=100)]
+Time = Annotated[str, Meta(pattern=r"^[0-9TtZz .:+-]{10,40}$(?!\n)")]
+Seconds = Annotated[float, Meta(gt=0, le=366 * 86_400)]
 
 
 class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,6 +41,10 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `type` is the kind that statistics and routing go by, `parameters` is what the executor gets. Without `executor`
     the agent type's is taken. The answer comes when the command is on the log; the work runs afterwards.
+
+    Times are RFC 3339. It is not started before `not_before`; if it waits at its `deadline`, longer than
+    `queue_timeout_s` in one stay in the queue, or has not ended `total_timeout_s` after its submission, it expires. An
+    attempt that says nothing for `silence_timeout_s` is timed out.
 
     `depends_on` is what it waits for: ids of tasks, or objects {type, task, into, from, by}. In a batch an item may
     have a `ref`, and the others name it `@ref`. `parent` is the task that this one is a part of: cancelled with it.
@@ -65,21 +72,16 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     on_dependency_failure: Literal["cancel", "run", "fail"] = "cancel"
     parent: TaskRef | None = None
     ref: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$(?!\n)", max_length=64)] | None = None
-    not_before: str | None = None
-    deadline: str | None = None
-    queue_timeout_s: float | None = None
-    total_timeout_s: float | None = None
-    silence_timeout_s: float | None = None
+    not_before: Time | None = None
+    deadline: Time | None = None
+    queue_timeout_s: Seconds | None = None
+    total_timeout_s: Seconds | None = None
+    silence_timeout_s: Annotated[float, Meta(ge=1, le=86_400)] | None = None
     max_tokens: int | None = None
     max_cost: float | None = None
 
 
 NOT_AVAILABLE = (
-    "not_before",
-    "deadline",
-    "queue_timeout_s",
-    "total_timeout_s",
-    "silence_timeout_s",
     "max_tokens",
     "max_cost",
 )
@@ -87,15 +89,23 @@ _unavailable = attrgetter(*NOT_AVAILABLE)
 _LEFT_OUT = _unavailable(SubmitTask(type="any", parameters={}))
 
 
+TASK_FAULTS: dict[str, type[HivebusError]] = {
+    "executor_required": Unprocessable,
+    "unknown_executor": Unprocessable,
+    "not_available": Unprocessable,
+    "unknown_limit": Unprocessable,
+    "deadline_passed": Unprocessable,
+    "deadline_before_start": Unprocessable,
+    "timeout_before_start": Unprocessable,
+}
+
+
 @task.decides(
     "task.submit",
     route=Route("POST", "/api/tasks", 202),
     creates=True,
-    faults={
-        "executor_required": Unprocessable,
-        "unknown_executor": Unprocessable,
-        "not_available": Unprocessable,
-        "unknown_limit": Unprocessable,
+    faults=TASK_FAULTS
+    | {
         "too_many_tasks": TooMany,
         "unknown_dependency": Unprocessable,
         "self_dependency": Unprocessable,
@@ -122,6 +132,7 @@ def submit(command: SubmitTask, state: Task | None, context: Context) -> list[Ta
         _refuse_reference(command)
     policy = command.on_dependency_failure
     priority = command.priority
+    not_before_ms, deadline_ms = _times(command, context.now_ms)
     submitted = TaskSubmitted(
         type=command.type,
         executor=executor,
@@ -138,6 +149,11 @@ def submit(command: SubmitTask, state: Task | None, context: Context) -> list[Ta
         fairness_key=command.fairness_key,
         concurrency_key=command.concurrency_key,
         rate_key=command.rate_key,
+        not_before_ms=not_before_ms,
+        deadline_ms=deadline_ms,
+        queue_timeout_s=command.queue_timeout_s,
+        total_timeout_s=command.total_timeout_s,
+        silence_timeout_s=command.silence_timeout_s,
         routing=None if command.routing == "learned" else command.routing,
         depends_on=depends_on,
         on_dependency_failure=None if policy == "cancel" or depends_on is None else policy,
@@ -155,6 +171,36 @@ def _refuse_reference(command: SubmitTask) -> None:
         pointer=pointer,
         remedy="Submit them as one JSON array or file, or use the task's id.",
     )
+
+
+def _times(command: SubmitTask, now_ms: int) -> tuple[int | None, int | None]:
+    """not_before and deadline in milliseconds; a not_before that has passed says nothing. Raises Unprocessable."""
+    begin_ms = None if command.not_before is None else parse_rfc3339(command.not_before, "/not_before")
+    deadline_ms = None if command.deadline is None else parse_rfc3339(command.deadline, "/deadline")
+    begin_ms = None if begin_ms is None or begin_ms <= now_ms else begin_ms
+    if deadline_ms is not None and deadline_ms <= now_ms:
+        raise Unprocessable(
+            f"The deadline {command.deadline} has passed: the task could never start.",
+            code="deadline_passed",
+            pointer="/deadline",
+            remedy="Give a time in the future, or leave deadline out.",
+        )
+    if begin_ms is not None and deadline_ms is not None and deadline_ms <= begin_ms:
+        raise Unprocessable(
+            f"The deadline {command.deadline} is not after not_before {command.not_before}: it could never start.",
+            code="deadline_before_start",
+            pointer="/deadline",
+            remedy="Give a deadline after not_before.",
+        )
+    total_s = command.total_timeout_s
+    if begin_ms is not None and total_s is not None and now_ms + int(total_s * 1000) <= begin_ms:
+        raise Unprocessable(
+            f"{total_s:g} s after its submission not_before has not come: it could never start.",
+            code="timeout_before_start",
+            pointer="/total_timeout_s",
+            remedy="total_timeout_s counts from the submission: give more, or an earlier not_before.",
+        )
+    return begin_ms, deadline_ms
 
 
 def _refuse_unavailable(command: SubmitTask) -> None:

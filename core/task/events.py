@@ -33,6 +33,9 @@ Pointer = Annotated[str, Meta(pattern=r"^(/([^~/]|~[01])*)*$(?!\n)", max_length=
 Approver = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
+ExpiryReason = Literal["deadline", "queue_timeout", "total_timeout"]
+
+
 class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a failed attempt is followed by another."""
 
@@ -87,6 +90,14 @@ class TaskSubmitted(Event, frozen=True):
     fairness_key: str | None = None
     concurrency_key: str | None = None
     rate_key: str | None = None
+    not_before_ms: int | None = None
+    deadline_ms: int | None = None
+    queue_timeout_s: float | None = None
+    total_timeout_s: float | None = None
+    silence_timeout_s: float | None = None
+    replay_of: str | None = None
+    schedule_id: str | None = None
+    due_ms: int | None = None
     routing: str | None = None
     depends_on: list[Dependency] | None = None
     on_dependency_failure: Literal["run", "fail"] | None = None
@@ -130,7 +141,7 @@ class TaskQueued(Event, frozen=True):
 
 @task.event("task.scheduled")
 class TaskScheduled(Event, frozen=True):
-    """The task waits for a time: the back-off after a failed attempt."""
+    """The task waits for a time: its own `not_before`, or the back-off after a failed attempt."""
 
     not_before_ms: int
 
@@ -235,10 +246,11 @@ class TaskFailed(Event, frozen=True):
 
 @task.event("task.cancel_requested")
 class CancelRequested(Event, frozen=True):
-    """The attempt is asked to stop, and made to after the grace."""
+    """The attempt is asked to stop, and made to after the grace. `expires` where it is time that ends the task."""
 
     grace_s: float
     reason: str | None = None
+    expires: ExpiryReason | None = None
 
 
 @task.event("task.cancelled", final=True)
@@ -246,6 +258,13 @@ class TaskCancelled(Event, frozen=True):
     """The task ended because somebody did not want it any more."""
 
     reason: str | None = None
+
+
+@task.event("task.expired", final=True)
+class TaskExpired(Event, frozen=True):
+    """The task ended because its time was up."""
+
+    reason: ExpiryReason
 
 
 TaskEvent = (
@@ -266,4 +285,5 @@ TaskEvent = (
     | TaskFailed
     | CancelRequested
     | TaskCancelled
+    | TaskExpired
 )

@@ -10,6 +10,7 @@ from core.task.events import (
     Retry,
     TaskCancelled,
     TaskEvent,
+    TaskExpired,
     TaskFailed,
     TaskQueued,
     TaskScheduled,
@@ -21,7 +22,10 @@ CANCEL_GRACE_S = 5.0
 
 
 def queued(spec: TaskSubmitted, context: Context) -> list[TaskEvent]:
-    """What follows when nothing holds a task back: it was submitted, unblocked or answered."""
+    """What follows when nothing holds a task back: it was submitted, unblocked or answered. Its time may yet come."""
+    begin_ms = spec.not_before_ms
+    if begin_ms is not None and begin_ms > context.now_ms:
+        return [TaskScheduled(not_before_ms=begin_ms)]
     return [TaskQueued()]
 
 
@@ -45,8 +49,10 @@ def hold_fence(state: Task, fence: int) -> None:
 def after(
     state: Task, ended: AttemptEnded, context: Context, retryable: bool, retry_after_ms: int | None
 ) -> list[TaskEvent]:
-    """What follows the end of an attempt: cancelled, queued again, scheduled after a back-off, or failed."""
+    """What follows the end of an attempt: expired, cancelled, queued again, scheduled after a back-off, or failed."""
     policy = state.spec.retry
+    if state.expires is not None:
+        return [TaskExpired(reason=state.expires)]
     if state.cancelling or ended.outcome == "cancelled":
         return [TaskCancelled(reason=state.cancel_reason)]
     if ended.outcome in ("interrupted", "voided"):

@@ -1,4 +1,4 @@
-"""What the scheduler does with tasks: assign, queue, expire, and cancel what belonged to a cancelled one."""
+"""What the scheduler does with tasks: assign, queue, expire an attempt, end what is overdue or was a part."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ from msgspec import Struct
 
 from core.kernel.errors import Refused
 from core.kernel.registry import Context, Scope
-from core.task.events import AttemptEnded, Routing, TaskAssigned, TaskEvent, TaskQueued, task
-from core.task.rules import after, cancelled, hold_fence
+from core.task.events import (
+    AttemptEnded,
+    CancelRequested,
+    ExpiryReason,
+    Routing,
+    TaskAssigned,
+    TaskEvent,
+    TaskExpired,
+    TaskQueued,
+    task,
+)
+from core.task.rules import CANCEL_GRACE_S, after, cancelled, hold_fence
 from core.task.state import FINAL, Task
 
 
@@ -46,7 +56,7 @@ def assign(command: AssignTask, state: Task, context: Context) -> list[TaskEvent
 
 
 class QueueTask(Struct, frozen=True, kw_only=True):
-    """The back-off of a scheduled task is over."""
+    """The time that a scheduled task waits for has come."""
 
     task_id: str
 
@@ -79,6 +89,28 @@ def expire(command: ExpireTask, state: Task, context: Context) -> list[TaskEvent
         type=state.spec.type,
     )
     return [ended, *after(state, ended, context, retryable=True, retry_after_ms=None)]
+
+
+class EndOverdueTask(Struct, frozen=True, kw_only=True):
+    """The time of a task is up. `attempt` is the number of its last attempt, as folded by whoever says so."""
+
+    task_id: str
+    attempt: int
+    reason: ExpiryReason
+
+
+@task.decides("task.end_overdue", scope=Scope.INTERNAL)
+def end_overdue(command: EndOverdueTask, state: Task, context: Context) -> list[TaskEvent]:
+    """What waits ends at once; an attempt is asked to stop where it is the whole task whose time is up."""
+    if state.status in FINAL or state.cancelling:
+        return []
+    if state.attempt != command.attempt:
+        raise Refused(f"Attempt {state.attempt} came after {command.attempt}.", code="not_overdue")
+    if not state.held:
+        return [TaskExpired(reason=command.reason)]
+    if command.reason != "total_timeout":
+        raise Refused(f"An attempt holds the task: it is {state.status}.", code="not_overdue")
+    return [CancelRequested(grace_s=CANCEL_GRACE_S, reason="its total_timeout_s is over", expires=command.reason)]
 
 
 class CancelChild(Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from core.task.events import (
     AttemptEnded,
     CancelRequested,
     DependenciesEnded,
+    ExpiryReason,
     TaskAnswered,
     TaskApproved,
     TaskAsked,
@@ -20,6 +21,7 @@ from core.task.events import (
     TaskCancelled,
     TaskCompleted,
     TaskEvent,
+    TaskExpired,
     TaskFailed,
     TaskProgressed,
     TaskQueued,
@@ -59,6 +61,7 @@ class Task(Struct, frozen=True, kw_only=True):
     not_before_ms: int = 0
     cancelling: bool = False
     cancel_reason: str | None = None
+    expires: ExpiryReason | None = None
     # The tasks, and the places in depends_on of the approvals, that it still waits for.
     open_tasks: frozenset[str] = frozenset()
     open_approvals: frozenset[int] = frozenset()
@@ -137,9 +140,11 @@ def evolve(state: Task | None, event: TaskEvent, moment: Moment) -> Task:
         case TaskFailed():
             return replace(state, status="failed")
         case CancelRequested():
-            return replace(state, cancelling=True, cancel_reason=event.reason)
+            return replace(state, cancelling=True, cancel_reason=event.reason, expires=event.expires)
         case TaskCancelled():
             return replace(state, status="cancelled")
+        case TaskExpired():
+            return replace(state, status="expired")
         case _:
             assert_never(event)
 

@@ -53,6 +53,7 @@ AFTER: dict[str, str | None] = {
     "task.completed": COMPLETED,
     "task.failed": FAILED,
     "task.cancelled": CANCELED,
+    "task.expired": FAILED,
 }
 SAID = (
     "type",

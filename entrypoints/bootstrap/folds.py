@@ -5,16 +5,26 @@ from __future__ import annotations
 import hashlib
 import inspect
 
+import core.cron
 import core.process_managers.children
 import core.process_managers.dependencies
+import core.schedule
 import core.scheduling.entries
 import core.scheduling.fleet
+import core.scheduling.images
 import core.scheduling.limits
+import core.scheduling.schedules
 import core.scheduling.shares
 import core.scheduling.statistics
+import core.scheduling.timers
 import core.task.events
 
 FOLDS = (
+    core.cron,
+    core.schedule,
+    core.scheduling.images,
+    core.scheduling.schedules,
+    core.scheduling.timers,
     core.process_managers.children,
     core.process_managers.dependencies,
     core.scheduling.entries,

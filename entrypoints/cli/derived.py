@@ -65,7 +65,7 @@ def command_verb(spec: CommandSpec) -> Verb:
     """The command that writes; a repeat of its request by the client is the same command to the server."""
     from entrypoints.cli.options import options_of, values_of  # noqa: PLC0415 - queries do without
 
-    route, struct, target = spec.route, spec.struct, spec.target
+    route, struct, target = spec.route, spec.struct, spec.target or spec.copies
     assert route is not None, "only commands with a route become verbs"
     parameters = options_of(struct, target=target)
 

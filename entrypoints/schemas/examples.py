@@ -96,6 +96,7 @@ EXAMPLES: dict[str, Example] = {
             "scheduled": 0,
             "input_required": 0,
             "dead_lettered": 0,
+            "pauses": [],
             "unknown": {},
             "position": 12,
         },

@@ -85,9 +85,16 @@ def faults_of(action: Action) -> dict[str, type[HivebusError]]:
         found |= READING if action.struct is not Nothing else {}
         if "min_position" in action.options.__struct_fields__:
             found |= WAITING
-    if targeted or (action.read_only and "key" in action.struct.__struct_fields__):
+    if targeted or _is_named(action):
         found[f"unknown_{noun}"] = NotFound
     return together(found, action.faults)
+
+
+def _is_named(action: Action) -> bool:
+    """Whether it is about what a user has named: a limit that is read, a schedule unless it is being set."""
+    noun, _, verb = action.name.partition(".")
+    field = {"limit": "key", "schedule": "name"}.get(noun)
+    return field in action.struct.__struct_fields__ and verb != "set"
 
 
 def by_status(faults: Mapping[str, type[HivebusError]]) -> dict[int, list[str]]:

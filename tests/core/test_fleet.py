@@ -16,6 +16,7 @@ from core.scheduling.election import SchedulerElected
 from core.scheduling.eligibility import Requirement
 from core.scheduling.entries import AGE_STEP_MS, AgentEntry, HostEntry, TaskEntry
 from core.scheduling.fleet import Fleet
+from core.scheduling.images import fleet_of, image_of
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import decide
 from core.scheduling.shares import UNKNOWN_MS, Shares
@@ -100,6 +101,7 @@ HELD: dict[str, Any] = {
     "assigned_ms": NOW_MS,
     "last_position": 5,
     "charged_ms": UNKNOWN_MS,
+    "attempt": 1,
 }
 
 
@@ -126,7 +128,7 @@ def test_an_assigned_task_holds_a_slot_of_its_agent_and_of_its_host() -> None:
     fleet = folded(held())
     assert fleet.tasks == {"t": entry(**HELD)}
     assert (fleet.agents["a"].running, fleet.hosts["h"].running) == ({"t"}, {"t"})
-    assert (fleet.orphans, fleet.timeouts) == (set(), [(NOW_MS + 60_000, 5, "t")])
+    assert (fleet.orphans, fleet.clocks.timeouts) == (set(), [(NOW_MS + 60_000, 5, "t")])
     assert fleet.tasks["t"].charged_ms == UNKNOWN_MS
 
 
@@ -158,10 +160,10 @@ def test_after_an_attempt_the_task_waits_again_and_remembers_who_had_it(follows:
     history = held()
     history.commit("task", "t", AttemptEnded(fence=5, agent_id="a", outcome="failed", error="x"), follows)
     fleet = folded(history)
-    wanted = entry(last_position=6, term=1, assigned_ms=NOW_MS, last_agent="a", **changed)
+    wanted = entry(last_position=6, term=1, assigned_ms=NOW_MS, last_agent="a", attempt=1, **changed)
     assert fleet.tasks == {"t": wanted}
     assert (fleet.agents["a"].running, fleet.hosts["h"].running) == (set(), set())
-    assert fleet.timers == ([(NOW_MS + 9, "t")] if "not_before_ms" in changed else [])
+    assert fleet.clocks.timers == ([(NOW_MS + 9, "t")] if "not_before_ms" in changed else [])
 
 
 def test_what_an_attempt_says_on_its_way_moves_only_its_status() -> None:
@@ -259,7 +261,7 @@ def test_a_commit_folded_twice_counts_once_and_foreign_nouns_only_move_the_posit
 
 def test_an_image_of_something_else_is_no_fleet() -> None:
     with pytest.raises(msgspec.MsgspecError):
-        Fleet.from_image(b"\x93\x01\x02\x03")
+        fleet_of(b"\x93\x01\x02\x03")
 
 
 # Laws
@@ -293,7 +295,7 @@ def test_an_image_stands_for_the_fold_it_was_made_of_and_folds_on_like_it(
     half = Fleet()
     for commit in commits[: max(0, len(commits) - later)]:
         half.fold(commit)
-    restored = Fleet.from_image(half.image())
+    restored = fleet_of(image_of(half))
     assert portrait(restored) == portrait(half)
     for commit in commits:
         restored.fold(commit)

@@ -22,6 +22,7 @@ from core.task import (
     CancelRequested,
     QueueTask,
     Retry,
+    RunScheduled,
     TaskCompleted,
     TaskQueued,
     TaskScheduled,
@@ -160,7 +161,7 @@ def test_the_deadlines_of_attempts_that_have_ended_do_not_pile_up() -> None:
         fence = scene.history.head
         scene.has("task", f"t{number}", TaskCompleted(fence=fence, agent_id="a", started_ms=NOW_MS, result={}))
     assert scene.decides() == []
-    assert len(scene.fleet.timeouts) < 100
+    assert len(scene.fleet.clocks.timeouts) < 100
 
 
 def test_a_line_that_nobody_can_serve_is_put_aside_until_an_agent_comes() -> None:
@@ -387,7 +388,8 @@ def test_what_is_decided_at_rest_is_accepted_by_the_deciders(steps: list[tuple[s
         command = simulation.history.looked_up(decision.command)
         if command is None:
             continue
-        commit = simulation.history.execute(command)
+        commit = simulation.history.execute(command, decision.command_id)
         assert commit is not None, f"{decision} changed nothing"
         assert commit.position == head + 1
-        assert decision.key == commit.aggregate_id
+        about = commit.aggregate_id
+        assert decision.key == (decision.command.schedule_id if isinstance(decision.command, RunScheduled) else about)

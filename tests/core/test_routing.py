@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from core.scheduling.fleet import Fleet
+from core.scheduling.images import fleet_of, image_of
 from core.scheduling.statistics import Arm, Statistics, draw_of
 from core.task import AttemptEnded, TaskQueued
 from tests.given import assigned
@@ -111,7 +111,7 @@ def test_the_fold_learns_from_the_log_who_does_what_well() -> None:
     scene.decides()
     arms = scene.fleet.statistics.arms["greet"]
     assert (arms["shell"].well, arms["painter"].badly) == (0.0, 0.0)
-    assert Fleet.from_image(scene.fleet.image()).statistics == scene.fleet.statistics
+    assert fleet_of(image_of(scene.fleet)).statistics == scene.fleet.statistics
     for number in range(4):
         scene.task(f"next{number}", agent_type=None)
     assert Counter(d.command.agent_type for d in scene.decides()) == {"painter": 4}  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import pytest
 
 from core.kernel.errors import Unprocessable
 from core.limit import LimitChanged, SetLimit, limit_id
-from core.scheduling.fleet import Fleet
+from core.scheduling.images import fleet_of, image_of
 from core.scheduling.limits import Limits
 from core.scheduling.policy import next_due_ms
 from core.scheduling.shares import Shares
@@ -188,7 +188,7 @@ def test_an_image_of_the_fleet_keeps_limits_and_shares() -> None:
     scene.task("t0", rate_key="api", concurrency_key="db")
     scene.runs()
     scene.decides()
-    again = Fleet.from_image(scene.fleet.image())
+    again = fleet_of(image_of(scene.fleet))
     assert (again.limits, again.shares) == (scene.fleet.limits, scene.fleet.shares)
 
 
@@ -207,3 +207,13 @@ def test_a_burst_without_a_rate_is_refused() -> None:
     with pytest.raises(Unprocessable) as refused:
         History().execute(SetLimit(key="api", burst=3))
     assert (refused.value.code, refused.value.pointer) == ("invalid_field", "/burst")
+
+
+def test_a_line_stays_as_short_as_its_flows_however_often_they_are_served() -> None:
+    scene = flood(busy(), "big", 200)
+    for _ in range(90):
+        scene.runs()
+    [line] = scene.fleet.waiting._lines.values()
+    [part] = line.parts.values()
+    orders = (line.order, part.order, *(queue.order for queue in part.queues.values()))
+    assert max(len(order._heap) for order in orders) <= 4

@@ -32,14 +32,25 @@ TASK = {
     "requires": ["nobody"],
     "name": "one",
 }
+# Its times never come while the tests run.
+SCHEDULE = {"task": TASK, "cron": "0 0 29 2 *"}
 GOOD: dict[str, dict[str, Any]] = {
     "task.submit": TASK,
     "agent.spawn": {"type": "shell", "name": "ann", "capabilities": []},
     "event.list": {"after": 0, "limit": 3},
     "task.answer": {"answer": "blue"},
+    "schedule.set": SCHEDULE,
+    # A type that no other test asks for.
+    "queue.pause": {"what": "type", "name": "sample"},
+    "queue.resume": {"what": "type", "name": "sample"},
 }
 # The state of a new thing in which an action succeeds, if not as it was made; each is made by `made`.
-STATES = {"task.approve": "unapproved", "task.reject": "unapproved", "task.answer": "asking"}
+STATES = {
+    "task.approve": "unapproved",
+    "task.reject": "unapproved",
+    "task.answer": "asking",
+    "task.replay": "cancelled",
+}
 QUESTION = {"question": "Which?", "choices": ["red", "blue"]}
 # Which state of its target an action refuses, and with which code.
 ILLEGAL: dict[str, tuple[str, str]] = {
@@ -47,6 +58,7 @@ ILLEGAL: dict[str, tuple[str, str]] = {
     "task.approve": ("ended", "illegal_transition"),
     "task.reject": ("ended", "illegal_transition"),
     "task.answer": ("ended", "nothing_asked"),
+    "task.replay": ("fresh", "not_replayable"),
 }
 
 
@@ -68,7 +80,7 @@ class Action:
     @property
     def target(self) -> str | None:
         """The field that names what the action is done to: `task_id` of task.cancel, `key` of limit.set."""
-        names = (f"{self.name.partition('.')[0]}_id", "key")
+        names = (f"{self.name.partition('.')[0]}_id", "key", "name")
         return next((name for name in names if name in self.fields and f"{{{name}}}" in self.route.path), None)
 
     @property
@@ -106,14 +118,24 @@ def good(action: Action, program: RunningProgram, state: str | None = None) -> d
 
 
 def made(noun: str, program: RunningProgram, state: str = "fresh") -> str:
-    """The id of a new thing. Whoever uses a limit names it.
+    """The id of a new thing. Whoever uses a limit or a schedule names it.
 
-    A task may be `ended`: completed; `unapproved`: blocked by an approval; `asking`: waiting for an answer.
+    A task may be `ended` (completed), `cancelled`, `unapproved` (blocked by an approval) or `asking`.
     """
     if noun == "key":
         limited = program.request("PUT", "/api/limits/sample", json={"concurrency": 1}, params={"wait": "recorded"})
         assert limited.status_code == 202, limited.text
         return "sample"
+    if noun == "name":
+        path = "/api/schedules/sample"
+        scheduled = program.request("PUT", path, json=SCHEDULE, params={"wait": "recorded"})
+        assert scheduled.status_code == 202, scheduled.text
+        return "sample"
+    if (noun, state) == ("task", "cancelled"):
+        waiting = made("task", program)
+        cancelled = program.request("DELETE", f"/api/tasks/{waiting}", params={"wait": "recorded"})
+        assert cancelled.status_code == 202, cancelled.text
+        return waiting
     if (noun, state) == ("task", "ended"):
         task_id: str = program.submit("true")["task_id"]
         program.ended(task_id)
@@ -124,7 +146,7 @@ def made(noun: str, program: RunningProgram, state: str = "fresh") -> str:
         asking = program.request("POST", "/api/tasks", json=task)
         assert asking.status_code == 202, asking.text
         return str(program.reaches(asking.json()["task_id"], "input_required")["id"])
-    [creating] = [name for name, route in CREATING.items() if name.startswith(f"{noun}.")]
+    [creating] = [name for name, path in CREATING.items() if path == f"/api/{noun}s"]
     body = GOOD[creating] | ({"depends_on": [{"type": "approval"}]} if state == "unapproved" else {})
     response = program.request("POST", CREATING[creating], json=body, params={"wait": "recorded"})
     assert response.status_code == 202, response.text

@@ -59,7 +59,9 @@ def test_a_view_that_does_not_exist_is_named_with_those_that_do(root: Path) -> N
     result = run(root, "taks")
     assert result.exit_code == 1
     assert "There is no view 'taks'." in result.stderr
-    assert "agents, attempts, limits, queue, task_inputs, task_specs, tasks, timeline" in result.stderr
+    assert (
+        "agents, attempts, limits, pauses, queue, schedules, task_inputs, task_specs, tasks, timeline" in result.stderr
+    )
 
 
 def test_a_running_program_has_to_be_stopped_first(root: Path) -> None:

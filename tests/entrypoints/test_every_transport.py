@@ -39,7 +39,8 @@ def command_line(address: Address) -> CommandLine:
         return done.exit_code, done.stdout
 
     targets = {name: action.target for name, action in ACTIONS.items() if name not in NO_VERBS}
-    return CommandLine(run, targets)
+    # There is one queue, and no path names it: what is paused is the argument.
+    return CommandLine(run, targets | {"queue.pause": "what", "queue.resume": "what"})
 
 
 @pytest.fixture(scope="module")

@@ -142,8 +142,11 @@ async def test_every_read_only_tool_answers(program: RunningProgram, mode: str) 
             client, "task_submit", type="greet", executor="command", parameters={"argv": ["true"]}, wait="recorded"
         )
         limited = await answered(client, "limit_set", key="api", concurrency=2, wait="recorded")
+        task = {"type": "greet", "executor": "command", "parameters": {"argv": ["true"]}}
+        nightly = await answered(client, "schedule_set", name="n", cron="0 3 * * *", task=task, wait="recorded")
         agent = (await answered(client, "agent_list"))["agents"][0]
         known = {"task_id": submitted["task_id"], "agent_id": agent["id"], "key": limited["key"]}
+        known["name"] = nightly["name"]
         read_only = [tool for tool in (await client.list_tools()).tools if hints(tool)["readOnlyHint"]]
         assert len(read_only) >= 9
         for tool in read_only:

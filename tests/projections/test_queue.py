@@ -97,6 +97,7 @@ async def test_the_queue_is_counted_by_priority_type_and_age(tmp_path: Path) -> 
         "scheduled": 1,
         "input_required": 0,
         "dead_lettered": 1,
+        "pauses": [],
         "unknown": {},
         "position": 12,
     }

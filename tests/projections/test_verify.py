@@ -37,7 +37,7 @@ from tests.given import (
 )
 from tests.given import submitted as submitted_
 
-NAMES = ("task_specs", "tasks", "task_inputs", "agents", "queue", "limits", "attempts", "timeline")
+NAMES = tuple(view.name for view in VIEWS)
 # Those that the history leaves a row in, and that do not lie beside it.
 FILLED = ("task_specs", "tasks", "agents", "queue", "timeline")
 HEAD = 7
@@ -98,8 +98,8 @@ def test_what_was_folded_live_equals_what_is_folded_again(root: Path) -> None:
     report = verify(
         root / "store.db", root / "views.db", VIEWS, CODEC, lambda position, end: heard.append((position, end))
     )
-    rows = {"task_specs": 2, "tasks": 4, "task_inputs": 0, "agents": 4, "queue": 4, "limits": 0, "attempts": 1}
-    rows["timeline"] = 10
+    counted = {"task_specs": 2, "tasks": 4, "agents": 4, "queue": 4, "attempts": 1, "timeline": 10}
+    rows = dict.fromkeys(NAMES, 0) | counted
     assert report == Report(True, HEAD, [Checked(name, rows[name], True) for name in NAMES], None)
     assert heard == [(HEAD, HEAD)]
 
@@ -183,8 +183,7 @@ def test_the_first_difference_is_told_and_every_view_is_checked(root: Path) -> N
         ("task_inputs", True),
         ("agents", False),
         ("queue", False),
-        ("limits", True),
-        ("attempts", True),
+        *((name, True) for name in ("limits", "schedules", "pauses", "attempts")),
         ("timeline", True),
     ]
 

@@ -20,12 +20,15 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProgram
 
 @pytest.fixture(scope="module")
 def known(program: RunningProgram) -> dict[str, str]:
-    """Names of what there is: a task that was done, an agent, and a limit."""
+    """Names of what there is: a task that was done, an agent, a limit, and a schedule."""
     task = program.submit("echo", "hello")["task_id"]
     agent = program.ended(task)["agent_id"]
     limited = program.request("PUT", "/api/limits/sample", json={"concurrency": 1}, params={"wait": "recorded"})
     assert limited.status_code == 202, limited.text
-    return {"task_id": task, "agent_id": agent, "key": "sample"}
+    body = {"cron": "0 0 29 2 *", "task": {"type": "x", "executor": "command", "parameters": {"argv": ["true"]}}}
+    scheduled = program.request("PUT", "/api/schedules/sample", json=body, params={"wait": "recorded"})
+    assert scheduled.status_code == 202, scheduled.text
+    return {"task_id": task, "agent_id": agent, "key": "sample", "name": "sample"}
 
 
 def closed(schema: Any) -> Any:

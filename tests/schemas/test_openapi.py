@@ -37,6 +37,7 @@ NOT_FOR_CALLERS = {
     "log_restore_refused",
     "no_answer",
     "no_leader",
+    "not_overdue",
     "not_queued",
     "purge_refused",
     "purge_unanswered",
@@ -151,5 +152,5 @@ def test_every_reference_leads_somewhere() -> None:
 
 def test_what_is_refused_in_this_version_is_in_no_document() -> None:
     fields = DOCUMENT["components"]["schemas"]["SubmitTask"]["properties"]
-    assert "not_before" not in fields
-    assert "depends_on" in fields
+    assert "max_tokens" not in fields
+    assert "not_before" in fields
