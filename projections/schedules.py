@@ -12,7 +12,7 @@ from sqlalchemy import JSON, BigInteger, Column, Index, Integer, MetaData, Strin
 from core import schedule as s
 from core.kernel.answers import Position, Time
 from core.kernel.commit import Commit, Event
-from core.kernel.errors import NotFound
+from core.kernel.errors import NotFound, Unprocessable
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.limit import Key
@@ -93,10 +93,13 @@ def _ran(row: Row, due_ms: int, run: dict[str, Any]) -> Row:
     return {**row, "cursor_ms": max(row["cursor_ms"], due_ms), "runs": [run, *row["runs"]][:RUNS_MAX]}
 
 
+STATUSES = ("active", "paused")
+
+
 class ListSchedules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """List the schedules, by name, with the time of their next run."""
 
-    status: Literal["active", "paused"] | None = None
+    status: Annotated[str, Meta(extra_json_schema={"enum": [*STATUSES]})] | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
     offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
@@ -151,6 +154,10 @@ class ScheduleDetails(ScheduleSummary):
 async def list_schedules(query: ListSchedules, reader: Reader) -> SchedulePage:
     """One page of them."""
     where = [true_at(schedules, reader.at)]
+    if query.status is not None and query.status not in STATUSES:
+        raise Unprocessable(
+            f"{query.status!r} is no status of a schedule.", pointer="/status", remedy=f"One of {', '.join(STATUSES)}."
+        )
     if query.status is not None:
         where.append(schedules.c.status == query.status)
     statement = select(schedules).where(*where).order_by(schedules.c.name).limit(query.limit).offset(query.offset)
