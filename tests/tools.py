@@ -6,7 +6,10 @@ import shutil
 import sys
 from pathlib import Path
 
-TOOLS = {"bwrap": "bubblewrap", "chromium": "chromium", "node": "nodejs", "npm": "npm", "promtool": "prometheus"}
+TOOLS = {
+    **{"bwrap": "bubblewrap", "chromium": "chromium", "curl": "curl", "node": "nodejs", "npm": "npm"},
+    "promtool": "prometheus",
+}
 POSTGRES = "postgresql"
 
 

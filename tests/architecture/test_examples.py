@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -142,7 +141,7 @@ def test_the_json_rpc_client_waits_for_the_end_and_tells_a_refusal(program: Runn
     assert (refused.returncode, refused.stderr.partition(":")[0]) == (1, "literal_secret")
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the page calls curl")
+@pytest.mark.peers  # curl
 def test_the_calls_of_the_json_rpc_page_are_answered_as_it_says(program: RunningProgram) -> None:
     page = (EXAMPLES.parent / "how-to" / "speak-json-rpc.md").read_text()
     script = page.partition("```sh\n")[2].partition("```")[0]
@@ -153,7 +152,7 @@ def test_the_calls_of_the_json_rpc_page_are_answered_as_it_says(program: Running
     assert (done.returncode, done.stdout) == (0, page.partition("```json\n")[2].partition("```")[0])
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the example is a loop around curl")
+@pytest.mark.peers  # curl
 def test_the_event_loop_prints_each_event_once_through_a_restart(program: RunningProgram, tmp_path: Path) -> None:
     printed = tmp_path / "events"
     ports = {f"HIVEBUS_{name.upper()}_PORT": url.rpartition(":")[2] for name, url in program.urls.items()}
