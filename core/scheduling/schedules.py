@@ -31,12 +31,13 @@ from core.task import RunScheduled, TaskSubmitted
 LATE_MS = 60_000
 MADE_UP_FOR_MAX = 100
 RUNNING_MAX = 100
+NO_RUN = (0, "")
 
 
 class ScheduleEntry(Struct, kw_only=True):
     """A schedule that is not removed: its state, the next due time, and its runs that have not ended.
 
-    `submitted` is the newest run on the log (its due time, its task), which may not be marked as fired yet.
+    `submitted` is the run on the log (its due time, its task) that is not marked as fired yet.
     """
 
     id: str
@@ -44,13 +45,13 @@ class ScheduleEntry(Struct, kw_only=True):
     owner: str
     position: int
     next_ms: int | None = None
-    submitted: tuple[int, str] = (0, "")
+    submitted: tuple[int, str] = NO_RUN
     running: set[str] = msgspec.field(default_factory=set)
 
     @property
     def unmarked(self) -> bool:
         """Whether a run is on the log that the schedule does not know of."""
-        return self.submitted[0] > self.state.cursor_ms
+        return self.submitted != NO_RUN
 
     def last_ms(self, until_ms: int) -> int | None:
         """The last due time that is not dealt with."""
@@ -91,6 +92,9 @@ class Schedules:
         if entry is None:
             entry = self.entries[id_] = ScheduleEntry(id=id_, state=state, owner=commit.body.actor, position=0)
         entry.state, entry.position = state, commit.position
+        if entry.submitted[0] <= state.cursor_ms:
+            # A trim takes the task of a run that has ended: what is marked must not depend on it.
+            entry.submitted = NO_RUN
         after_ms = state.cursor_ms
         entry.next_ms = next_due_ms(state.spec, state.set_ms, after_ms) if state.status == "active" else None
         self.put_back(id_)
@@ -100,7 +104,8 @@ class Schedules:
         entry = self.entries.get(event.schedule_id or "")
         if entry is not None and event.due_ms is not None:
             entry.running.add(task_id)
-            entry.submitted = max(entry.submitted, (event.due_ms, task_id))
+            if event.due_ms > entry.state.cursor_ms:
+                entry.submitted = max(entry.submitted, (event.due_ms, task_id))
             self.put_back(entry.id)
 
     def ended(self, schedule_id: str, task_id: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -91,6 +92,27 @@ async def test_several_starts_at_once_migrate_once_and_all_succeed(each_database
     assert [await store.checkpoint() for store in stores] == [Checkpoint()] * 4
     for store in stores:
         await store.close()
+
+
+async def test_a_new_file_that_another_program_holds_locked_is_opened_once_it_lets_go(
+    file: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # SQLite refuses the change to WAL at once then, whatever its busy timeout.
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE something (id INTEGER)")
+    other.execute("BEGIN IMMEDIATE")
+    waits: list[float] = []
+
+    def let_go(seconds: float) -> None:
+        waits.append(seconds)
+        if other.in_transaction:
+            other.execute("ROLLBACK")
+
+    monkeypatch.setattr("adapters.sql.engine.time.sleep", let_go)
+    await migrate(file)
+    assert await revision(file) == HEAD
+    assert waits, "the file was not refused while it was locked"
+    other.close()
 
 
 async def test_a_newer_schema_refuses_the_start_with_both_revisions_and_stays_as_it_is(engines: Engines) -> None:
