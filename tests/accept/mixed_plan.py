@@ -133,8 +133,9 @@ class Plan:
         return [Planned("concurrency", item)]
 
     def _rated(self) -> list[Planned]:
-        key = self._rng.choices(list(RATES), [10, 30, 2])[0]
-        return [Planned("rate", self._item("rated", "noop") | {"rate_key": key})]
+        """More at once than the bucket holds."""
+        key = self._rng.choices(list(RATES), [10, 30, 1])[0]
+        return [Planned("rate", self._item("rated", "noop") | {"rate_key": key}) for _ in range(2 * RATES[key][1])]
 
     def _flaky(self) -> list[Planned]:
         fails = self._rng.randrange(1, 4)
@@ -256,7 +257,7 @@ _MAKERS = (
     (Plan._program, 2.0),
     (Plan._lane, 1.0),
     (Plan._keyed, 10.0),
-    (Plan._rated, 5.0),
+    (Plan._rated, 0.5),
     (Plan._flaky, 6.0),
     (Plan._doomed, 2.5),
     (Plan._wrong, 0.5),
