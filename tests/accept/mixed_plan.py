@@ -17,7 +17,7 @@ DEADLINE_S = 15.0
 LATER_S = (0.5, 4.0)
 TYPES = ("writer", "coder", "tester", "reviewer", "analyst", "planner")
 CONCURRENCY = {"one": None, "two": 2, "three": 3, "five": 5, "eight": 8}
-RATES = {"slow": (20.0, 5), "quick": (60.0, 10), "drip": (5.0, 1)}
+RATES = {"slow": (5.0, 3), "quick": (15.0, 4), "drip": (2.0, 1)}
 FAIRNESS = {"small": 0.5, "usual": 1.0, "double": 2.0, "large": 8.0}
 
 Act = Literal["cancel", "cancel_running", "answer", "approve"]
@@ -134,7 +134,7 @@ class Plan:
 
     def _rated(self) -> list[Planned]:
         """More at once than the bucket holds."""
-        key = self._rng.choices(list(RATES), [10, 30, 1])[0]
+        key = self._rng.choices(list(RATES), [4, 10, 1])[0]
         return [Planned("rate", self._item("rated", "noop") | {"rate_key": key}) for _ in range(2 * RATES[key][1])]
 
     def _flaky(self) -> list[Planned]:
@@ -257,7 +257,7 @@ _MAKERS = (
     (Plan._program, 2.0),
     (Plan._lane, 1.0),
     (Plan._keyed, 10.0),
-    (Plan._rated, 0.5),
+    (Plan._rated, 1.2),
     (Plan._flaky, 6.0),
     (Plan._doomed, 2.5),
     (Plan._wrong, 0.5),
