@@ -13,7 +13,7 @@ CRASHES_MAX = 100
 NOBODY = "nobody"
 LANE = "lane"
 # An outage must fit into a deadline: a batch whose answer was lost is sent again as it was.
-DEADLINE_S = 15.0
+DEADLINE_S = 20.0
 LATER_S = (0.5, 4.0)
 TYPES = ("writer", "coder", "tester", "reviewer", "analyst", "planner")
 CONCURRENCY = {"one": None, "two": 2, "three": 3, "five": 5, "eight": 8}
@@ -39,6 +39,12 @@ class Planned:
     reason: str | None = None
     act: Act | None = None
     number: int = field(default=-1)
+    times: dict[str, float] = field(default_factory=dict)
+
+    def sent(self) -> dict[str, Any]:
+        """What is submitted now: `times` are seconds from here."""
+        now = datetime.datetime.now(datetime.UTC)
+        return self.item | {name: (now + datetime.timedelta(seconds=s)).isoformat() for name, s in self.times.items()}
 
 
 class Plan:
@@ -207,9 +213,8 @@ class Plan:
         return [Planned("queue timeout", item, ("expired",), reason="queue_timeout")]
 
     def _deadline(self) -> list[Planned]:
-        at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=DEADLINE_S)
-        item = self._item("waits", "noop") | {"agent_type": NOBODY, "deadline": at.isoformat()}
-        return [Planned("deadline", item, ("expired",), reason="deadline")]
+        item = self._item("waits", "noop") | {"agent_type": NOBODY}
+        return [Planned("deadline", item, ("expired",), reason="deadline", times={"deadline": DEADLINE_S})]
 
     def _total_timeout(self) -> list[Planned]:
         seconds = round(self._rng.uniform(0.5, 2.0), 3)
@@ -217,9 +222,9 @@ class Plan:
         return [Planned("total timeout", item, ("expired",), reason="total_timeout")]
 
     def _later(self) -> list[Planned]:
-        at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=self._rng.uniform(*LATER_S))
         item, number = self._echo()
-        return [Planned("not before", item | {"not_before": at.isoformat()}, value={"n": number})]
+        seconds = self._rng.uniform(*LATER_S)
+        return [Planned("not before", item, value={"n": number}, times={"not_before": seconds})]
 
     def _cancel_waiting(self) -> list[Planned]:
         item = self._item("waits", "noop") | {"agent_type": NOBODY}

@@ -23,16 +23,15 @@ asyncio.run(main())
 """
 
 
-async def test_two_processes_that_keep_the_same_image_never_mix_theirs(tmp_path: Path) -> None:
+def test_two_processes_that_keep_the_same_image_never_mix_theirs(tmp_path: Path) -> None:
     path = tmp_path / "scheduler.image"
     snapshots = FileSnapshots(path)
     ours, theirs = b"ours!!" * BYTES, b"theirs" * BYTES
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(MANY), str(BYTES)])
     try:
         while writer.poll() is None:
-            await snapshots.save(ours)
-            assert await snapshots.load() in (ours, theirs)
-            await asyncio.sleep(0)
+            asyncio.run(snapshots.save(ours))
+            assert asyncio.run(snapshots.load()) in (ours, theirs)
         assert writer.returncode == 0
     finally:
         writer.kill()
@@ -40,13 +39,13 @@ async def test_two_processes_that_keep_the_same_image_never_mix_theirs(tmp_path:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-async def test_what_a_killed_process_left_of_an_image_goes_at_the_next_start(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_of_an_image_goes_at_the_next_start(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     living, dead, foreign = (tmp_path / f"scheduler.{who}.new" for who in (os.getpid(), child.pid, "copy"))
     for file in (living, dead, foreign):
         file.write_bytes(b"half")
 
-    assert await FileSnapshots(tmp_path / "scheduler.image").load() is None
+    assert asyncio.run(FileSnapshots(tmp_path / "scheduler.image").load()) is None
 
     assert (living.exists(), dead.exists(), foreign.exists()) == (True, False, True)
