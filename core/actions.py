@@ -10,11 +10,12 @@ from core.kernel.outcomes import outcomes
 from core.kernel.registry import QuerySpec, Registry
 from core.limit import limit
 from core.pause import queue
+from core.replay import replay
 from core.schedule import schedule
 from core.scheduling.election import election
 from core.task import task
 
-AGGREGATES = (task, agent, limit, schedule, queue, host, election, outcomes)
+AGGREGATES = (task, agent, limit, schedule, queue, replay, host, election, outcomes)
 
 
 def registry(queries: Sequence[QuerySpec] = ()) -> Registry:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Annotated, TypedDict
 
 from msgspec import Meta, Struct
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, func, select
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, func, or_, select
 
 from core import task as t
 from core.kernel.answers import Position, Unknown
@@ -15,6 +15,7 @@ from core.kernel.commit import Commit, Event
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.projection import Row, RowView
 from projections.pauses import Pause, pauses_of
+from projections.replays import replayed
 from projections.task_queries import count_completed
 from projections.view import Reader, true_at, versioned
 
@@ -91,7 +92,7 @@ class QueueFigures(TypedDict):
     blocked: Annotated[int, Meta(description="Tasks that wait for what they depend on.")]
     scheduled: Annotated[int, Meta(description="Tasks that wait for a time: their own, or a back-off.")]
     input_required: Annotated[int, Meta(description="Tasks that wait for an answer.")]
-    dead_lettered: Annotated[int, Meta(description="Tasks that failed for good.")]
+    dead_lettered: Annotated[int, Meta(description="Tasks that failed for good and were not replayed.")]
     pauses: list[Pause]
     unknown: Unknown
     position: Position
@@ -108,7 +109,7 @@ async def show_queue(query: ShowQueue, reader: Reader) -> QueueFigures:
             func.count().label("n"),
             func.min(queue.c.since_ms).label("oldest"),
         )
-        .where(now, queue.c.state != "held")
+        .where(now, queue.c.state != "held", or_(queue.c.state != "dead_lettered", ~replayed(reader, queue.c.id)))
         .group_by(queue.c.state, queue.c.priority, queue.c.type)
     )
     by_priority: dict[str, int] = {}

@@ -79,6 +79,7 @@ from entrypoints.settings import Settings, load
 from entrypoints.websocket.sockets import Sockets
 from entrypoints.websocket.watching import Watching
 from projections.catalogue import QUERIES, VIEWS
+from projections.replays import pick
 
 logger = logging.getLogger("hivebus")
 
@@ -268,6 +269,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         ground.secrets,
         clock,
         applied,
+        pick=pick,
         live_tasks=lambda: len(scheduler.fleet.tasks),
         live_tasks_max=settings.live_tasks_max,
         refuse=disk.refuse,

@@ -43,6 +43,8 @@ GOOD: dict[str, dict[str, Any]] = {
     # A type that no other test asks for.
     "queue.pause": {"what": "type", "name": "sample"},
     "queue.resume": {"what": "type", "name": "sample"},
+    # Of these there is none.
+    "replay.start": {"status": "expired", "type": "sample"},
 }
 # The state of a new thing in which an action succeeds, if not as it was made; each is made by `made`.
 STATES = {
