@@ -25,6 +25,7 @@ EXAMPLES = (
 NOUN_DOCS = {
     "task": "Submit tasks, look at them, follow and cancel them.",
     "agent": "See who works, spawn and retire agents.",
+    "alert": "See what is not as it should be, and take care of it.",
     "limit": "Say how many run at a time and how fast they start, by key.",
     "schedule": "Submit tasks again and again, by cron or at an interval.",
     "replay": "Ask again for everything that ended badly and fits.",
@@ -40,6 +41,7 @@ NOUN_EXAMPLES = {
         """ --task 'parameters={"argv":["./report.sh"]}'""",
         "hivebus schedule list",
     ),
+    "alert": ("hivebus alert list", "hivebus alert acknowledge ALERT_ID --reason 'more agents are on their way'"),
     "replay": ("hivebus replay start --status failed --dry-run",),
     "statistics": ("hivebus statistics list",),
     "log": ("hivebus log tail --follow", "hivebus log trim --older 30d --dry-run"),
