@@ -329,8 +329,9 @@ class Fleet:
                 self.hosts[host_id] = entry
             case hosts.HostLost() | hosts.HostLeft() if entry is not None:
                 entry.session = ""
-                entry.lost_reason = event.reason if isinstance(event, hosts.HostLost) else ""
-                entry.lost_ms = commit.body.occurred_at
+                entry.lost_reason, entry.lost_ms = "", 0
+                if isinstance(event, hosts.HostLost):
+                    entry.lost_reason, entry.lost_ms = event.reason, commit.body.occurred_at
             case _:
                 return
         self.orphans.update(id_ for id_ in entry.running if self.tasks[id_].session != entry.session)
