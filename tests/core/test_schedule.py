@@ -56,6 +56,11 @@ GOLDEN = [
         'schedule.set/1 {"name":"s","task":{"type":"greet","agent_type":"shell","parameters":{"argv":["true"]}},'
         '"timezone":"UTC","missed":"run_once","overlap":"skip","cron":"@daily","until_ms":5}',
     ),
+    (
+        spec(after_ms=6),
+        'schedule.set/1 {"name":"s","task":{"type":"greet","agent_type":"shell","parameters":{"argv":["true"]}},'
+        '"timezone":"UTC","missed":"run_once","overlap":"skip","every_s":60,"after_ms":6}',
+    ),
     (SchedulePaused(reason="x"), 'schedule.paused/1 {"reason":"x"}'),
     (ScheduleResumed(), "schedule.resumed/1 {}"),
     (ScheduleRemoved(), "schedule.removed/1 {}"),
@@ -109,6 +114,19 @@ def test_a_schedule_is_paused_resumed_and_removed_once_each() -> None:
     removed.when(RemoveSchedule(name="s")).then()
     removed.when(PauseSchedule(name="s")).then_raises(Refused, code="schedule_removed")
     assert removed.when(sets()).then(spec()).status == "active"
+
+
+def test_one_that_was_removed_and_is_set_again_after_the_clock_went_back_goes_on_behind_what_it_ran() -> None:
+    removed = given(spec(), ScheduleRemoved())
+    again = removed.when(sets(), now_ms=NOW_MS - 20_000)
+    state = again.then(spec(after_ms=NOW_MS))
+    assert state.cursor_ms == NOW_MS
+    given(spec(after_ms=NOW_MS)).when(sets()).then()
+    # The scheduler, which forgets what was removed, decides as the aggregate does.
+    steps = [("schedule", 5), ("rearrange", 5), ("back", 2), ("schedule", 7), ("clock", 6), ("rest", 6)]
+    simulation = Simulation.after(steps)
+    entry = simulation.fleet.schedules.entries[schedule_id("s1")]
+    assert entry.state == simulation.history.states["schedule", entry.id]
 
 
 def test_a_time_is_dealt_with_once() -> None:
