@@ -74,16 +74,23 @@ class StartReplay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """
 
     status: Ended
-    type: Word | None = None
-    project: Word | None = None
-    agent_type: Word | None = None
-    outcome: Word | None = None
-    with_correlation_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+$(?!\n)", max_length=64)] | None = None
-    since: Time | None = None
-    until: Time | None = None
-    limit: Annotated[int, Meta(ge=1, le=REPLAY_MAX)] = 100
-    force: bool = False
-    dry_run: bool = False
+    type: Annotated[Word | None, Meta(description="Only tasks of this type.")] = None
+    project: Annotated[Word | None, Meta(description="Only tasks of this project.")] = None
+    agent_type: Annotated[Word | None, Meta(description="Only what asked for such an agent, or ran on one last.")] = (
+        None
+    )
+    outcome: Annotated[
+        Word | None, Meta(description="Only with this outcome: failed, timed_out, crashed, deadline.")
+    ] = None
+    with_correlation_id: Annotated[
+        Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+$(?!\n)", max_length=64)] | None,
+        Meta(description="Only what was submitted together."),
+    ] = None
+    since: Annotated[Time | None, Meta(description="Only what ended at this time (RFC 3339) or later.")] = None
+    until: Annotated[Time | None, Meta(description="Only what ended before this time.")] = None
+    limit: Annotated[int, Meta(ge=1, le=REPLAY_MAX, description="At most so many, the oldest.")] = 100
+    force: Annotated[bool, Meta(description="What was replayed before, too.")] = False
+    dry_run: Annotated[bool, Meta(description="Count, and do nothing.")] = False
 
 
 class ReplayAnswer(TypedDict):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Annotated, TypedDict
 
 from msgspec import Meta, Struct
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, func, or_, select
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, func, select
 
 from core import task as t
 from core.kernel.answers import Position, Unknown
@@ -15,7 +15,7 @@ from core.kernel.commit import Commit, Event
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.projection import Row, RowView
 from projections.pauses import Pause, pauses_of
-from projections.replays import replayed
+from projections.replays import replayed_ids
 from projections.task_queries import count_completed
 from projections.view import Reader, true_at, versioned
 
@@ -109,7 +109,7 @@ async def show_queue(query: ShowQueue, reader: Reader) -> QueueFigures:
             func.count().label("n"),
             func.min(queue.c.since_ms).label("oldest"),
         )
-        .where(now, queue.c.state != "held", or_(queue.c.state != "dead_lettered", ~replayed(reader, queue.c.id)))
+        .where(now, queue.c.state != "held")
         .group_by(queue.c.state, queue.c.priority, queue.c.type)
     )
     by_priority: dict[str, int] = {}
@@ -122,6 +122,13 @@ async def show_queue(query: ShowQueue, reader: Reader) -> QueueFigures:
             by_priority[str(row["priority"])] = by_priority.get(str(row["priority"]), 0) + row["n"]
             by_type[row["type"]] = by_type.get(row["type"], 0) + row["n"]
             oldest_ms = row["oldest"] if oldest_ms is None else min(oldest_ms, row["oldest"])
+    # From the replays to what they are of: dead letters are many, and stay; replays are few.
+    again = select(func.count().label("n")).where(
+        true_at(queue, reader.at, selective=False),
+        queue.c.state == "dead_lettered",
+        queue.c.id.in_(replayed_ids(reader)),
+    )
+    [replays] = await reader.rows(again)
     return {
         "depth": counts["queued"],
         "by_priority": by_priority,
@@ -131,7 +138,7 @@ async def show_queue(query: ShowQueue, reader: Reader) -> QueueFigures:
         "blocked": counts["blocked"],
         "scheduled": counts["scheduled"],
         "input_required": counts["input_required"],
-        "dead_lettered": counts["dead_lettered"],
+        "dead_lettered": counts["dead_lettered"] - replays["n"],
         "pauses": await pauses_of(reader),
         "unknown": {"oldest_age_s": "nothing is queued"} if oldest_ms is None else {},
         "position": reader.position,

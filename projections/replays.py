@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 
 from core.replay import Picked, ReplayStarted
 from projections.agents import agents
@@ -35,6 +35,11 @@ async def replays_of(reader: Reader, task_id: str) -> list[str]:
     return [row["id"] for row in rows]
 
 
+def replayed_ids(reader: Reader) -> Select[Any]:
+    """The ids of all tasks of which there is a replay."""
+    return select(specs.c.replay_of).where(specs.c.replay_of.is_not(None), specs.c.valid_from <= reader.position)
+
+
 def replayed(reader: Reader, task_id: ColumnElement[str]) -> ColumnElement[bool]:
     """Whether there is a replay of a task."""
     later = specs.alias("later")
@@ -43,7 +48,9 @@ def replayed(reader: Reader, task_id: ColumnElement[str]) -> ColumnElement[bool]
 
 
 def _filters(asked: ReplayStarted, reader: Reader) -> Iterable[ColumnElement[bool]]:
-    yield true_at(tasks, reader.at)
+    # What has ended never changes: its newest version is the one of any later position, and the index has it.
+    yield true_at(tasks, None)
+    yield tasks.c.valid_from <= reader.position
     yield tasks.c.status == asked.status
     for column, value in (
         (tasks.c.type, asked.type),

@@ -105,6 +105,6 @@ def _tell(document: dict[str, Any]) -> None:
     if len(refused) > COMPLAINTS_MAX:
         note(f"... and {len(refused) - COMPLAINTS_MAX} more.")
     if document["remaining"]:
-        note(f"{document['remaining']} are left: run it again.")
+        note(f"Left for another call: {document['remaining']}.")
     if document["replayed"]:
         note(f"Follow them: hivebus task list --correlation-id {document['correlation_id']}")
