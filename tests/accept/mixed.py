@@ -30,7 +30,7 @@ from tests.accept.script import Failed, Figures, Options, expect, main, note
 AGENTS = 64
 HOSTS = 3
 BATCH = 100
-CALLERS = 6
+SUBMITTERS, ACTORS = 2, 6
 RAISED_AT = 5
 PROGRAM_KILLS_SHARE = 8
 SETTLE_S_MAX = 400.0
@@ -130,7 +130,8 @@ class Driver:
         self._in_flight_max = in_flight_max
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._calls = ThreadPoolExecutor(CALLERS)
+        # Apart, so that a cancel does not wait behind batches until what it is for has ended.
+        self._submitters, self._actors = ThreadPoolExecutor(SUBMITTERS), ThreadPoolExecutor(ACTORS)
         self._failed: BaseException | None = None
         self._by_id: dict[str, Planned] = {}
         self._seen: defaultdict[str, set[str]] = defaultdict(set)
@@ -214,10 +215,12 @@ class Driver:
         """Until each planned task has ended."""
         try:
             self._drive()
-            self._calls.shutdown()
+            self._submitters.shutdown()
+            self._actors.shutdown()
             self._raise()
         finally:
-            self._calls.shutdown(wait=False, cancel_futures=True)
+            for pool in (self._submitters, self._actors):
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _drive(self) -> None:
         batches = self._plan.batches(BATCH)
@@ -228,7 +231,7 @@ class Driver:
                 with self._lock:
                     self._in_flight += len(more)
                 self._batches += 1
-                self._later(self._submit, more, f"batch-{self._batches}")
+                self._later(self._submitters, self._submit, more, f"batch-{self._batches}")
                 more = next(batches, None)
                 if self._batches == RAISED_AT:
                     # A limit that is raised in the middle lets more through from there on.
@@ -246,13 +249,13 @@ class Driver:
         ids = [id_ for id_ in list(self._by_id) if not self._seen[id_] & FINAL]
         return [self._call("GET", f"/api/tasks/{id_}").json for id_ in ids[:3]]
 
-    def _later(self, work: Callable[..., None], *arguments: Any) -> None:
+    def _later(self, pool: ThreadPoolExecutor, work: Callable[..., None], *arguments: Any) -> None:
         """Call it beside; what it raises is raised by `drive`."""
 
         def ended(future: Future[None]) -> None:
             self._failed = self._failed or future.exception()
 
-        self._calls.submit(work, *arguments).add_done_callback(ended)
+        pool.submit(work, *arguments).add_done_callback(ended)
 
     def _submit(self, batch: list[Planned], key: str) -> None:
         said = self._accepted("POST", "/api/tasks", [planned.sent() for planned in batch], key)
@@ -262,7 +265,7 @@ class Driver:
                 self._by_id[item["task_id"]] = planned
                 seen = set(self._seen[item["task_id"]])
             if planned.act is not None and _WHEN[planned.act] in (None, *seen):
-                self._later(self._act, item["task_id"], planned)
+                self._later(self._actors, self._act, item["task_id"], planned)
 
     def _follow(self) -> None:
         answer = self._call("GET", f"/api/events?after={self._after}&noun=task&wait=0.2&limit=1000")
@@ -279,7 +282,7 @@ class Driver:
                 planned = self._by_id.get(id_)
                 self._in_flight -= kind in FINAL
             if first and planned is not None and planned.act is not None and _WHEN[planned.act] == kind:
-                self._later(self._act, id_, planned)
+                self._later(self._actors, self._act, id_, planned)
 
     def _act(self, id_: str, planned: Planned) -> None:
         key = f"{planned.act}-{planned.number}"

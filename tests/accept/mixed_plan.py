@@ -235,7 +235,7 @@ class Plan:
         return [Planned("cancel running", item, ("cancelled",), act="cancel_running")]
 
     def _cancel_race(self) -> list[Planned]:
-        item = self._item("nap", "sleep", seconds=round(self._rng.uniform(0.0, 0.5), 3))
+        item = self._item("nap", "sleep", seconds=round(self._rng.uniform(0.0, 1.5), 3))
         return [Planned("cancel race", item, ("cancelled", "completed"), act="cancel")]
 
     def _family(self) -> list[Planned]:
