@@ -73,7 +73,7 @@ def next_due_ms(fleet: Fleet) -> int | None:
         times.append(fleet.clocks.expiries[0][0])
     if fleet.schedules.due:
         times.append(fleet.schedules.due[0][0])
-    times.extend(fleet.rate_timers.values())
+    times.extend(fleet.parked_until.values())
     return min(times, default=None)
 
 
@@ -216,9 +216,9 @@ def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: in
         return
     claims = overlay.claims.copy()
     look = _look(fleet, claims, under_way, now_ms)
-    for key in [key for key, due_ms in fleet.rate_timers.items() if due_ms <= now_ms]:
-        del fleet.rate_timers[key]
-        fleet.waiting.release(f"rate:{key}")
+    for key in [key for key, due_ms in fleet.parked_until.items() if due_ms <= now_ms]:
+        del fleet.parked_until[key]
+        fleet.waiting.release(key)
     heads: list[tuple[Rank, Requirement]] = []
     for need in fleet.waiting.needs():
         if not fleet.eligible(need):
@@ -274,13 +274,18 @@ def _look(fleet: Fleet, claims: Claims, under_way: set[str], now_ms: int) -> Loo
         return waiting and not (fleet.pauses and entry is not None and fleet.is_paused(entry))
 
     def held_by(limited: Limited) -> str | None:
-        key, rate_key = limited
+        key, rate_key, project = limited
+        held = fleet.budgets.held_by(project, now_ms) if fleet.budgets.purses else None
+        if held is not None:
+            if held.renews_ms is not None:
+                fleet.parked_until[f"budget:{held.key}"] = held.renews_ms
+            return f"budget:{held.key}"
         if key is not None and not fleet.limits.is_free(key, claims.by_key):
             return f"concurrency:{key}"
         if rate_key is not None:
             due_ms = fleet.limits.due_ms(rate_key, now_ms, claims.by_rate)
             if due_ms is not None:
-                fleet.rate_timers[rate_key] = due_ms
+                fleet.parked_until[f"rate:{rate_key}"] = due_ms
                 return f"rate:{rate_key}"
         return None
 
