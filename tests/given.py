@@ -377,7 +377,7 @@ class Simulation:
             case "budget":
                 self.attempt(_budget(number))
             case "night":
-                self.history.now_ms += 8 * 3_600_000 * (number // 7)
+                self.history.now_ms += 16 * 3_600_000 * (number // 6)
             case "back":
                 self.history.now_ms -= (10, 1_000, 20_000, 60_000)[number % 4]
             case "spawn":
