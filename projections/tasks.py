@@ -315,7 +315,7 @@ def _more(used: dict[str, Any] | None, more: t.Used) -> dict[str, Any]:
     return {
         "tokens": tokens if more.tokens is None else (tokens or 0) + more.tokens,
         "cost_n": cost_n if more.cost is None else (cost_n or 0) + t.nano(more.cost),
-        "wall_ms": wall_ms + more.wall_ms,
+        "wall_ms": wall_ms + (more.wall_ms or 0),
     }
 
 

@@ -67,6 +67,7 @@ from core.task import (
     SubmitTask,
     TaskAssigned,
     TaskSubmitted,
+    Used,
 )
 from tests import places
 from tests.ledger import Ledger
@@ -124,6 +125,11 @@ def assigned(**changed: Any) -> TaskAssigned:
     """An assignment to agent `a` on the first session of host `h`."""
     fields: dict[str, Any] = {"agent_id": "a", "host_id": "h", "session": "s1", "term": 1, "attempt": 1}
     return TaskAssigned(**(fields | changed))
+
+
+def using(**changed: Any) -> Used:
+    """What an attempt of the default project used."""
+    return Used(**({"project": "default"} | changed))
 
 
 def spawned(**changed: Any) -> AgentSpawned:
