@@ -459,6 +459,7 @@ async def test_a_task_is_shown_with_all_that_is_known_about_it(tmp_path: Path) -
         "usage": {"tokens": None, "cost": None, "wall_s": 0.0},
         "paused": None,
         "replay_of": None,
+        "replayed_by": [],
         "schedule_id": None,
         "position": 13,
     }
