@@ -3,12 +3,16 @@
 While one is spent, no task of its project is started; what runs goes on. It counts from the moment it is set what
 attempts tell (tokens, cost), and how long they held their slots. A day is one of its time zone and never comes twice,
 whatever the clock does.
+
+The log may be trimmed of tasks that have ended, and what they used goes with them. So now and then the budget itself
+says what was spent up to its last mark, and that word is a new mark: a fold takes the word, adds what it has read since
+the last mark, and needs nothing that stands before that.
 """
 
 from __future__ import annotations
 
 from datetime import date, datetime, time, timedelta
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict, assert_never
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -18,7 +22,7 @@ from core.execution import COST_MAX, TOKENS_MAX
 from core.kernel.commit import Event, Moment
 from core.kernel.errors import Unprocessable
 from core.kernel.ids import named
-from core.kernel.registry import Aggregate, Context, Route
+from core.kernel.registry import Aggregate, Context, Route, Scope
 from core.task import NOTHING, POSITIVE, Spent, Used, more_than_zero, nano
 
 budget = Aggregate("budget")
@@ -47,10 +51,27 @@ class BudgetChanged(Event, frozen=True):
         return (self.tokens, self.cost, self.wall_s) != (None, None, None)
 
 
+@budget.event("budget.carried")
+class BudgetCarried(Event, frozen=True):
+    """What was spent of it up to its last mark, with the cost in billionths; this is the next mark."""
+
+    key: str
+    period: Period
+    since_ms: int
+    tokens: int
+    cost_n: int
+    wall_ms: int
+    renews_ms: int | None = None
+
+
+BudgetEvent = BudgetChanged | BudgetCarried
+
+
 class Budget(Struct, frozen=True):
-    """The newest budgets of a project, by period."""
+    """The newest budgets of a project, and their marks (the positions where they were set or carried), by period."""
 
     specs: dict[Period, BudgetChanged]
+    marks: dict[Period, int]
 
     @property
     def status(self) -> str:
@@ -59,10 +80,19 @@ class Budget(Struct, frozen=True):
 
 
 @budget.evolves
-def evolve(state: Budget | None, event: BudgetChanged, moment: Moment) -> Budget:
+def evolve(state: Budget | None, event: BudgetEvent, moment: Moment) -> Budget:
     """The last one of a period counts."""
-    before = state.specs if state is not None else {}
-    return Budget({**before, event.period: event})
+    specs, marks = (state.specs, state.marks) if state is not None else ({}, {})
+    match event:
+        case BudgetCarried():
+            return Budget(specs, {**marks, event.period: moment.position})
+        case BudgetChanged():
+            before = specs.get(event.period)
+            if before is None or not before.is_one:
+                marks = {**marks, event.period: moment.position}
+            return Budget({**specs, event.period: event}, marks)
+        case _:
+            assert_never(event)
 
 
 class SetBudget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -162,16 +192,40 @@ def _timezone(command: SetBudget) -> str | None:
     return name
 
 
+class CarryBudget(Struct, frozen=True, kw_only=True):
+    """Say what was spent of a budget up to its last mark, as it was folded."""
+
+    budget_id: str
+    mark: int
+    carried: BudgetCarried
+
+
+@budget.decides("budget.carry", scope=Scope.INTERNAL)
+def carry(command: CarryBudget, state: Budget, context: Context) -> list[BudgetCarried]:
+    """Only what speaks of the last mark of a budget that is set."""
+    said = command.carried
+    spec = state.specs.get(said.period)
+    known = spec is not None and spec.is_one and state.marks[said.period] == command.mark
+    return [said] if known else []
+
+
 # --- counting ---
 
 
 class Purse(Struct, frozen=True):
-    """A budget, and what is spent of it since `since_ms`. A day's one is full again from `renews_ms` on."""
+    """A budget, and what is spent of it since `since_ms`. A day's one is full again from `renews_ms` on.
+
+    `mark` is the position where it was set or last carried, `before` what was spent of it up to there, and `known_to`
+    the position up to which a fold needs no task: the mark before that one.
+    """
 
     spec: BudgetChanged
     since_ms: int
     renews_ms: int | None = None
     spent: Spent = NOTHING
+    before: Spent = NOTHING
+    mark: int = 0
+    known_to: int = 0
 
     def used_up(self, now_ms: int) -> bool:
         """Whether nothing more may be started at its expense."""
@@ -194,17 +248,43 @@ class Purse(Struct, frozen=True):
         if self.renews_ms is None or now_ms < self.renews_ms:
             return self
         begins, ends = day_of(self.spec.timezone or "UTC", now_ms)
-        return Purse(self.spec, begins, ends)
+        return replace(self, since_ms=begins, renews_ms=ends, spent=NOTHING, before=NOTHING)
+
+    def to_carry(self) -> BudgetCarried:
+        """What the next word about it says."""
+        return BudgetCarried(
+            key=self.spec.key,
+            period=self.spec.period,
+            since_ms=self.since_ms,
+            renews_ms=self.renews_ms,
+            tokens=self.before.tokens,
+            cost_n=self.before.cost_n,
+            wall_ms=self.before.wall_ms,
+        )
+
+    def carried(self, event: BudgetCarried, position: int) -> Purse:
+        """With the word about what was spent up to the last mark. A day that has begun since knows better."""
+        purse = self
+        if event.since_ms >= self.since_ms:
+            spent = Spent(
+                event.tokens + self.spent.tokens - self.before.tokens,
+                event.cost_n + self.spent.cost_n - self.before.cost_n,
+                event.wall_ms + self.spent.wall_ms - self.before.wall_ms,
+            )
+            purse = replace(self, since_ms=event.since_ms, renews_ms=event.renews_ms, spent=spent)
+        return replace(purse, before=purse.spent, mark=position, known_to=self.mark)
 
 
-def changed(purse: Purse | None, event: BudgetChanged, now_ms: int) -> Purse | None:
+def changed(purse: Purse | None, event: BudgetChanged, now_ms: int, position: int) -> Purse | None:
     """The purse of a budget that was set or changed: what is spent of it stays spent. None where it was removed."""
     if not event.is_one:
         return None
     if purse is not None and purse.spec.timezone == event.timezone:
         return replace(purse.at(now_ms), spec=event)
     renews_ms = None if event.period == "total" else day_of(event.timezone or "UTC", now_ms)[1]
-    return Purse(event, now_ms, renews_ms, NOTHING if purse is None else purse.at(now_ms).spent)
+    if purse is not None:
+        return replace(purse.at(now_ms), spec=event, renews_ms=renews_ms)
+    return Purse(event, now_ms, renews_ms, mark=position, known_to=position)
 
 
 def day_of(timezone: str, now_ms: int) -> tuple[int, int]:

@@ -57,7 +57,7 @@ class Budgets(RowView):
         purse = None if row is None else _purse(row)
         now_ms = commit.body.occurred_at
         if isinstance(event, BudgetChanged):
-            purse = changed(purse, event, now_ms)
+            purse = changed(purse, event, now_ms, commit.position)
             if purse is None:
                 return None
             return {

@@ -22,7 +22,7 @@ from adapters.memory.log import MemoryLog
 from adapters.sql.views import SqlReader, SqlViews
 from core.actions import AGGREGATES, registry
 from core.agent import AgentSpawned, AgentStarted, RetireAgent, SpawnAgent
-from core.budget import PERIODS, SetBudget
+from core.budget import PERIODS, CarryBudget, SetBudget
 from core.execution import Attempt, CancelToken, Outcome, Progress, Usage
 from core.host import HostRegistered, LeaveHost, LoseHost, RegisterHost
 from core.kernel.codec import Codec
@@ -325,11 +325,28 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
     }
 
 
+def trimmed_of(history: History, limit: int) -> tuple[Fleet, Fleet]:
+    """The fold of a history, and that of what a trim up to a position leaves of it."""
+    final = {spec.struct for spec in REGISTRY.event_specs.values() if spec.final}
+    commits = {commit.position: (commit.noun, commit.aggregate_id) for commit in history.commits}
+    ended = {commits[c.position] for c in history.commits if any(type(event) in final for event in c.events)}
+    whole, trimmed = Fleet(), Fleet()
+    for commit in history.commits:
+        whole.fold(commit)
+    # What is spent of a budget is known up to a mark; a trim stops there.
+    limit = min(limit, whole.budgets.known_to(whole.position))
+    gone = {key for key in ended if history.positions[key] <= limit}
+    for commit in history.commits:
+        if commits[commit.position] not in gone:
+            trimmed.fold(commit)
+    return whole, trimmed
+
+
 # What may happen, and a number that says how or to whom.
 STEP_KINDS = (
     *("submit", "submit", "submit", "spawn", "retire", "register", "register", "lose", "leave", "cancel", "elect"),
     *("start", "complete", "complete", "fail", "crash", "clock", "rest", "rest", "limit", "timed", "timed", "back"),
-    *("schedule", "rearrange", "pause", "budget", "budget", "spend", "spend", "night"),
+    *("schedule", "rearrange", "pause", "budget", "budget", "spend", "spend", "night", "carry", "carry"),
     *("depend", "depend", "approve", "reject", "part", "ask", "answer"),
     *("turn", "turn", "turn", "deliver", "deliver", "deliver", "fold", "fold", "fold", "fold"),
 )
@@ -384,7 +401,11 @@ class Simulation:
             case "budget":
                 self.attempt(_budget(number))
             case "night":
-                self.history.now_ms += 16 * 3_600_000 * (number // 6)
+                self.history.now_ms += 17 * 3_600_000 * (number // 7)
+            case "carry":
+                for name, command in self.carries():
+                    self.overlay.hold(name)
+                    self.in_flight.append(Decision(name, command))
             case "back":
                 self.history.now_ms -= (10, 1_000, 20_000, 60_000)[number % 4]
             case "spawn":
@@ -413,6 +434,10 @@ class Simulation:
                 self.reply(kind, number)
             case _:
                 self._report(kind, number)
+
+    def carries(self) -> list[tuple[str, CarryBudget]]:
+        """The words about budgets, as if they were due at every position."""
+        return list(self.fleet.budgets.due(self.fleet.position, set(self.overlay.keys()), every=1))
 
     def submit_related(self, kind: str, number: int) -> None:
         """A task that waits for others, whether they have ended or not, or that is a part of one."""

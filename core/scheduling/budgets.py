@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from core.budget import ALL, PERIODS, BudgetChanged, Period, Purse, changed
-from core.task import Used
+from core.budget import ALL, PERIODS, BudgetCarried, BudgetChanged, CarryBudget, Period, Purse, budget_id, changed
+from core.task import NOTHING, Used
+
+# How many positions a budget is left without a new mark: the log is trimmed up to the one before the last.
+CARRY_EVERY = 20_000
 
 
 class Held(NamedTuple):
@@ -21,10 +25,14 @@ class Budgets:
     def __init__(self, purses: dict[tuple[str, Period], Purse] | None = None) -> None:
         self.purses = purses or {}
 
-    def fold(self, event: BudgetChanged, now_ms: int) -> None:
-        """A budget was set, changed or removed."""
+    def fold(self, event: BudgetChanged | BudgetCarried, now_ms: int, position: int) -> None:
+        """A budget was set, changed, removed, or carried."""
         at = event.key, event.period
-        purse = changed(self.purses.get(at), event, now_ms)
+        known = self.purses.get(at)
+        if isinstance(event, BudgetCarried):
+            purse = known.carried(event, position) if known is not None else None
+        else:
+            purse = changed(known, event, now_ms, position)
         if purse is None:
             self.purses.pop(at, None)
         else:
@@ -37,6 +45,17 @@ class Budgets:
                 purse = self.purses.get((key, period))
                 if purse is not None:
                     self.purses[key, period] = purse.plus(used, now_ms)
+
+    def due(self, position: int, under_way: set[str], *, every: int = CARRY_EVERY) -> Iterator[tuple[str, CarryBudget]]:
+        """The words that are due about budgets whose mark lies far back, each with what it is about."""
+        for (key, period), purse in self.purses.items():
+            name = f"{period} {budget_id(key)}"
+            if position - purse.mark >= every and purse.spent != NOTHING and name not in under_way:
+                yield name, CarryBudget(budget_id=budget_id(key), mark=purse.mark, carried=purse.to_carry())
+
+    def known_to(self, position: int) -> int:
+        """The position up to which the log may lose tasks that have ended, and the budgets stay as they are."""
+        return min((purse.known_to for purse in self.purses.values() if purse.spent != NOTHING), default=position)
 
     def held_by(self, project: str | None, now_ms: int) -> Held | None:
         """The first spent budget that a project's tasks wait for."""

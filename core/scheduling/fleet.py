@@ -259,8 +259,8 @@ class Fleet:
             self.release(Limited(event.key, event.key))
 
     def _fold_budget(self, commit: Commit, event: Any) -> None:
-        if isinstance(event, budget.BudgetChanged):
-            self.budgets.fold(event, commit.body.occurred_at)
+        if isinstance(event, budget.BudgetChanged | budget.BudgetCarried):
+            self.budgets.fold(event, commit.body.occurred_at, commit.position)
             self.waiting.release(f"budget:{event.key}")
 
     def _fold_schedule(self, commit: Commit, event: Any) -> None:

@@ -55,6 +55,7 @@ def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[D
         _due(fleet, under_way, now_ms),
         _runs(fleet, under_way, now_ms),
         _relations(fleet, under_way),
+        _carries(fleet, under_way),
         _assignments(fleet, overlay, under_way, now_ms),
     )
     for source in sources:
@@ -208,6 +209,12 @@ def _relations(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
         yield Decision(entry.id, child, entry.correlation_id, entry.last_position)
     for settlement, cause in fleet.dependencies.due(under_way):
         yield Decision(settlement.task_id, settlement, fleet.tasks[settlement.task_id].correlation_id, cause)
+
+
+def _carries(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
+    """Say on the log what was spent of budgets, so that it may forget the tasks that it was spent for."""
+    for name, command in list(fleet.budgets.due(fleet.position, under_way)):
+        yield Decision(name, command, None, fleet.position)
 
 
 def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: int) -> Iterator[Decision]:

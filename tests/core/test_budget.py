@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 from hypothesis import given as sampled
+from hypothesis import settings
 from hypothesis import strategies as st
 
-from core.budget import ALL, BudgetChanged, Purse, SetBudget, budget_id, changed, day_of
+from core.budget import ALL, BudgetCarried, BudgetChanged, CarryBudget, Purse, SetBudget, budget_id, changed, day_of
 from core.kernel.errors import Unprocessable
 from core.kernel.times import parse_rfc3339
 from core.scheduling.budgets import Budgets, Held
 from core.scheduling.images import fleet_of, image_of
 from core.scheduling.policy import next_due_ms
 from core.task import Spent, TaskProgressed, Used
-from tests.given import NOW_MS, assigned, given, using
+from tests.given import NOW_MS, Simulation, assigned, given, trimmed_of, using
 from tests.scene import Scene, names
 
 DAY = {"period": "day", "timezone": "UTC"}
@@ -23,6 +24,10 @@ GOLDEN = [
     (
         BudgetChanged(key="p", period="day", timezone="UTC", tokens=7, cost=0.5, wall_s=60.0),
         'budget.changed/1 {"key":"p","period":"day","timezone":"UTC","tokens":7,"cost":0.5,"wall_s":60.0}',
+    ),
+    (
+        BudgetCarried(key="p", period="day", since_ms=1, renews_ms=9, tokens=7, cost_n=5, wall_ms=3),
+        'budget.carried/1 {"key":"p","period":"day","since_ms":1,"tokens":7,"cost_n":5,"wall_ms":3,"renews_ms":9}',
     ),
     (BudgetChanged(key="*", period="total"), 'budget.changed/1 {"key":"*","period":"total"}'),
 ]
@@ -103,7 +108,7 @@ def test_a_budget_is_spent_when_any_of_its_figures_is_reached(
     figures: dict[str, Any], used: Used, *, spent: bool
 ) -> None:
     for spec in (daily(**figures), total(**figures)):
-        purse = changed(None, spec, NOW_MS)
+        purse = changed(None, spec, NOW_MS, 1)
         assert purse is not None
         assert purse.plus(used, NOW_MS).used_up(NOW_MS) is spent
 
@@ -128,19 +133,21 @@ def test_a_day_begins_with_nothing_spent_and_never_comes_twice() -> None:
 
 def test_what_is_spent_stays_spent_when_the_budget_changes_and_is_gone_when_it_is_removed() -> None:
     purse = Purse(total(tokens=5), NOW_MS, None, Spent(4))
-    assert changed(purse, total(tokens=9), NOW_MS + 9) == Purse(total(tokens=9), NOW_MS, None, Spent(4))
-    assert changed(purse, total(), NOW_MS + 9) is None
+    assert changed(purse, total(tokens=9), NOW_MS + 9, 7) == Purse(total(tokens=9), NOW_MS, None, Spent(4))
+    assert changed(purse, total(), NOW_MS + 9, 7) is None
     today = Purse(daily(tokens=5), NOW_MS, MIDNIGHT_MS, Spent(4))
-    assert changed(today, daily(tokens=9), MIDNIGHT_MS) == Purse(daily(tokens=9), MIDNIGHT_MS, MIDNIGHT_MS + 86_400_000)
+    assert changed(today, daily(tokens=9), MIDNIGHT_MS, 7) == Purse(
+        daily(tokens=9), MIDNIGHT_MS, MIDNIGHT_MS + 86_400_000
+    )
     berlin = BudgetChanged(key="p", period="day", timezone="Europe/Berlin", tokens=5)
-    assert changed(today, berlin, NOW_MS) == Purse(berlin, NOW_MS, MIDNIGHT_MS - 3_600_000, Spent(4))
+    assert changed(today, berlin, NOW_MS + 9, 7) == Purse(berlin, NOW_MS, MIDNIGHT_MS - 3_600_000, Spent(4))
 
 
 @sampled(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 10**6), st.sampled_from("pq")), max_size=30))
 def test_what_is_spent_is_the_sum_of_what_was_told(words: list[tuple[int, int, str]]) -> None:
     budgets = Budgets()
     for key in ("p", ALL):
-        budgets.fold(total(key, tokens=1), NOW_MS)
+        budgets.fold(total(key, tokens=1), NOW_MS, 1)
     for tokens, cost, project in words:
         budgets.spend(using(tokens=tokens, cost=cost / 1000, project=project), NOW_MS)
     mine = [word for word in words if word[2] == "p"]
@@ -151,14 +158,66 @@ def test_what_is_spent_is_the_sum_of_what_was_told(words: list[tuple[int, int, s
 
 def test_the_budget_of_the_project_or_of_everything_holds_it_back() -> None:
     budgets = Budgets()
-    budgets.fold(daily("p", tokens=5), NOW_MS)
-    budgets.fold(total(ALL, tokens=9), NOW_MS)
+    budgets.fold(daily("p", tokens=5), NOW_MS, 1)
+    budgets.fold(total(ALL, tokens=9), NOW_MS, 2)
     assert budgets.held_by("p", NOW_MS) is None
     budgets.spend(using(tokens=5, project="p"), NOW_MS)
     assert budgets.held_by("p", NOW_MS) == Held("p", MIDNIGHT_MS)
     assert budgets.held_by("q", NOW_MS) is None
     budgets.spend(using(tokens=4, project="q"), NOW_MS)
     assert (budgets.held_by("q", NOW_MS), budgets.held_by("p", MIDNIGHT_MS)) == (Held(ALL, None), Held(ALL, None))
+
+
+# What the log forgets
+
+
+def test_what_was_spent_is_carried_from_mark_to_mark_and_needs_no_task_from_before() -> None:
+    budgets, trimmed = Budgets(), Budgets()
+    words: list[tuple[int, Any]] = [(1, total(tokens=99)), (2, 10), (3, None), (4, 20), (5, None), (6, 5)]
+    for position, word in words:
+        said = word if word is not None else next(budgets.due(position, set(), every=1))[1].carried
+        for one in (budgets,) if word == 10 else (budgets, trimmed):
+            if isinstance(word, int):
+                one.spend(using(tokens=word, project="p"), NOW_MS)
+            else:
+                one.fold(said, NOW_MS, position)
+    # The word at position 5 tells what was spent up to 3, so that 2 may go.
+    assert trimmed.purses == budgets.purses
+    purse = budgets.purses["p", "total"]
+    assert (purse.spent, purse.mark, budgets.known_to(6)) == (Spent(35), 5, 3)
+    assert [name for name, _ in budgets.due(6, set(), every=2)] == []
+    [(name, _)] = budgets.due(7, set(), every=2)
+    assert list(budgets.due(7, {name}, every=2)) == []
+
+
+def test_a_word_about_an_older_mark_or_a_removed_budget_is_passed_over() -> None:
+    said = BudgetCarried(key="p", period="total", since_ms=NOW_MS, tokens=1, cost_n=0, wall_ms=0)
+
+    def carries(mark: int) -> CarryBudget:
+        return CarryBudget(budget_id=budget_id("p"), mark=mark, carried=said)
+
+    given(total(tokens=5)).when(carries(1)).then(said)
+    given(total(tokens=5), total(tokens=6), said).when(carries(3)).then(said)
+    given(total(tokens=5), said).when(carries(1)).then()
+    given(total(tokens=5), total()).when(carries(1)).then()
+    given(total(tokens=5), total(), total(tokens=5)).when(carries(1)).then()
+
+
+SPENDING = (
+    *("budget", "submit", "submit", "rest", "rest", "rest", "night", "clock"),
+    *("spend", "complete", "complete", "fail", "carry", "carry"),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@sampled(
+    st.lists(st.tuples(st.sampled_from(SPENDING), st.integers(0, 7)), min_size=30, max_size=80),
+    st.integers(1, 300),
+)
+def test_a_trim_up_to_the_marks_takes_nothing_from_what_is_counted(steps: list[tuple[str, int]], limit: int) -> None:
+    steps = [("budget", 0), ("budget", 4), ("submit", 0), ("submit", 2), ("rest", 0), *steps]
+    whole, trimmed = trimmed_of(Simulation.after(steps).history, limit)
+    assert trimmed.budgets.purses == whole.budgets.purses
 
 
 # Whom it holds back
