@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from core.agent import agent
 from core.alert import alert
+from core.budget import budget
 from core.host import host
 from core.kernel.outcomes import outcomes
 from core.kernel.registry import QuerySpec, Registry
@@ -16,7 +17,7 @@ from core.schedule import schedule
 from core.scheduling.election import election
 from core.task import task
 
-AGGREGATES = (task, agent, limit, schedule, queue, replay, alert, host, election, outcomes)
+AGGREGATES = (task, agent, limit, budget, schedule, queue, replay, alert, host, election, outcomes)
 
 
 def registry(queries: Sequence[QuerySpec] = ()) -> Registry:

@@ -7,6 +7,7 @@ from core.projection import View
 from projections import (
     agents,
     alerts,
+    budgets,
     explain,
     limits,
     pauses,
@@ -26,6 +27,7 @@ VIEWS: tuple[View, ...] = (
     agents.Agents(),
     queue.Queue(),
     limits.Limits(),
+    budgets.Budgets(),
     schedules.Schedules(),
     pauses.Pauses(),
     alerts.Alerts(),
@@ -38,6 +40,7 @@ QUERIES: tuple[QuerySpec, ...] = (
     *agents.QUERIES,
     *queue.QUERIES,
     *limits.QUERIES,
+    *budgets.QUERIES,
     *schedules.QUERIES,
     *alerts.QUERIES,
     *statistics.QUERIES,

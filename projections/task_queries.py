@@ -18,7 +18,7 @@ from projections.agents import candidates
 from projections.pauses import Pause, pause_of, pauses_of
 from projections.replays import replays_of
 from projections.task_relations import Relations, relations_of
-from projections.tasks import STATUSES, Status, specs, tasks
+from projections.tasks import STATUSES, Status, TaskUsage, specs, tasks, usage_of
 from projections.timeline import Happening, history_of, timeline
 from projections.view import Reader, true_at
 
@@ -111,6 +111,9 @@ class TaskDetails(TaskSummary, Relations):
     queue_timeout_s: float | None
     total_timeout_s: float | None
     silence_timeout_s: float | None
+    max_tokens: int | None
+    max_cost: float | None
+    usage: TaskUsage
     paused: Annotated[Pause | None, Meta(description="The pause that holds it back.")]
     replay_of: str | None
     replayed_by: Annotated[list[str], Meta(description="Its replays, the newest first, at most ten.")]
@@ -269,6 +272,9 @@ async def show_task(query: ShowTask, reader: Reader) -> TaskDetails:
         "queue_timeout_s": row["queue_timeout_s"],
         "total_timeout_s": row["total_timeout_s"],
         "silence_timeout_s": row["silence_timeout_s"],
+        "max_tokens": row["max_tokens"],
+        "max_cost": row["max_cost"],
+        "usage": usage_of(row),
         "paused": pause_of(row, await pauses_of(reader)),
         "replay_of": row["replay_of"],
         "replayed_by": await replays_of(reader, query.task_id),

@@ -55,6 +55,7 @@ def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[D
         _due(fleet, under_way, now_ms),
         _runs(fleet, under_way, now_ms),
         _relations(fleet, under_way),
+        _carries(fleet, under_way),
         _assignments(fleet, overlay, under_way, now_ms),
     )
     for source in sources:
@@ -73,7 +74,7 @@ def next_due_ms(fleet: Fleet) -> int | None:
         times.append(fleet.clocks.expiries[0][0])
     if fleet.schedules.due:
         times.append(fleet.schedules.due[0][0])
-    times.extend(fleet.rate_timers.values())
+    times.extend(fleet.parked_until.values())
     return min(times, default=None)
 
 
@@ -210,15 +211,21 @@ def _relations(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
         yield Decision(settlement.task_id, settlement, fleet.tasks[settlement.task_id].correlation_id, cause)
 
 
+def _carries(fleet: Fleet, under_way: set[str]) -> Iterator[Decision]:
+    """Say on the log what was spent of budgets, so that it may forget the tasks that it was spent for."""
+    for name, command in list(fleet.budgets.due(fleet.position, under_way)):
+        yield Decision(name, command, None, fleet.position)
+
+
 def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: int) -> Iterator[Decision]:
     """Give waiting tasks to free agents: whose turn it is by the shares, within the limits, over all lines."""
     if ("all", "") in fleet.pauses:
         return
     claims = overlay.claims.copy()
     look = _look(fleet, claims, under_way, now_ms)
-    for key in [key for key, due_ms in fleet.rate_timers.items() if due_ms <= now_ms]:
-        del fleet.rate_timers[key]
-        fleet.waiting.release(f"rate:{key}")
+    for key in [key for key, due_ms in fleet.parked_until.items() if due_ms <= now_ms]:
+        del fleet.parked_until[key]
+        fleet.waiting.release(key)
     heads: list[tuple[Rank, Requirement]] = []
     for need in fleet.waiting.needs():
         if not fleet.eligible(need):
@@ -274,13 +281,18 @@ def _look(fleet: Fleet, claims: Claims, under_way: set[str], now_ms: int) -> Loo
         return waiting and not (fleet.pauses and entry is not None and fleet.is_paused(entry))
 
     def held_by(limited: Limited) -> str | None:
-        key, rate_key = limited
+        key, rate_key, project = limited
+        held = fleet.budgets.held_by(project, now_ms) if fleet.budgets.purses else None
+        if held is not None:
+            if held.renews_ms is not None:
+                fleet.parked_until[f"budget:{held.key}"] = held.renews_ms
+            return f"budget:{held.key}"
         if key is not None and not fleet.limits.is_free(key, claims.by_key):
             return f"concurrency:{key}"
         if rate_key is not None:
             due_ms = fleet.limits.due_ms(rate_key, now_ms, claims.by_rate)
             if due_ms is not None:
-                fleet.rate_timers[rate_key] = due_ms
+                fleet.parked_until[f"rate:{rate_key}"] = due_ms
                 return f"rate:{rate_key}"
         return None
 

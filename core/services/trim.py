@@ -82,13 +82,15 @@ class Trimmer:
         clock: Clock,
         *,
         folded: Callable[[], int],
+        budgets: Callable[[], int],
         backed_up: Callable[[], int | None],
         whole: Callable[[], bool],
         on_purged: Callable[[str], None],
     ) -> None:
-        """`folded`: how far every fold of the log is. `backed_up`: the newest backup's position, None without one.
+        """`folded`: how far every fold of the log is. `budgets`: up to where these need no task.
 
-        `whole`: whether log and store are known to hold one history. `on_purged` hears each subject.
+        `backed_up`: the newest backup's position, None without one. `whole`: whether log and store are known to hold
+        one history. `on_purged` hears each subject.
         """
         self.state = TrimState()
         self._log = log
@@ -99,6 +101,7 @@ class Trimmer:
         self._final = {spec.name for spec in registry.event_specs.values() if spec.final}
         self._clock = clock
         self._folded = folded
+        self._budgets = budgets
         self._backed_up = backed_up
         self._whole = whole
         self._on_purged = on_purged
@@ -173,6 +176,7 @@ class Trimmer:
             "recorded": (await self._store.checkpoint()).position,
             "signed_head": signed.size,
             "folded": self._folded(),
+            "budgets": self._budgets(),
             # By its newest entries a log is compared with its store, so they stay.
             "newest": max(0, head - SEARCH_MAX),
         }

@@ -69,6 +69,7 @@ def trimmer_of(
         registry,
         clock,
         folded=lambda: scheduler.fleet.position,
+        budgets=lambda: scheduler.fleet.budgets.known_to(scheduler.fleet.position),
         backed_up=lambda: backed_up(root),
         whole=log.gate.opened.is_set,
         on_purged=bus.forget,

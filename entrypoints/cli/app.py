@@ -27,6 +27,7 @@ NOUN_DOCS = {
     "agent": "See who works, spawn and retire agents.",
     "alert": "See what is not as it should be, and take care of it.",
     "limit": "Say how many run at a time and how fast they start, by key.",
+    "budget": "Say how many tokens, how much cost and time a project may use, and see what it has.",
     "schedule": "Submit tasks again and again, by cron or at an interval.",
     "replay": "Ask again for everything that ended badly and fits.",
     "statistics": "See how attempts went, by task type and agent type.",
@@ -36,6 +37,7 @@ NOUN_EXAMPLES = {
     "task": ("hivebus task submit --type hello --wait -- echo hello", "hivebus task list --status failed"),
     "agent": ("hivebus agent list", "hivebus agent spawn --type shell --slots 4"),
     "limit": ("hivebus limit set openai --concurrency 4 --rate-per-s 2", "hivebus limit list"),
+    "budget": ("hivebus budget set my-project --cost 20", "hivebus budget list"),
     "schedule": (
         "hivebus schedule set nightly --cron '30 2 * * *' --task type=report --task executor=command"
         """ --task 'parameters={"argv":["./report.sh"]}'""",

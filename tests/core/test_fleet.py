@@ -39,7 +39,6 @@ from core.task import (
 from tests.given import (
     CORRELATION,
     NOW_MS,
-    REGISTRY,
     STEPS,
     History,
     Simulation,
@@ -49,6 +48,7 @@ from tests.given import (
     spawned,
     started,
     submitted,
+    trimmed_of,
 )
 
 NEED = Requirement("command", (), "shell", None)
@@ -270,7 +270,7 @@ def test_an_image_of_something_else_is_no_fleet() -> None:
 # Laws
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @sampled(STEPS, st.lists(st.integers(1, 9), max_size=20))
 def test_whoever_folds_and_in_whatever_pieces_the_fleet_is_the_same(
     steps: list[tuple[str, int]], pieces: list[int]
@@ -287,7 +287,7 @@ def test_whoever_folds_and_in_whatever_pieces_the_fleet_is_the_same(
     assert portrait(again) == portrait(simulation.fleet)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @sampled(STEPS, st.integers(0, 20))
 def test_an_image_stands_for_the_fold_it_was_made_of_and_folds_on_like_it(
     steps: list[tuple[str, int]], later: int
@@ -308,7 +308,7 @@ def test_an_image_stands_for_the_fold_it_was_made_of_and_folds_on_like_it(
     assert decisions[0] == decisions[1]
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @sampled(STEPS)
 def test_every_live_task_stands_in_exactly_one_place(steps: list[tuple[str, int]]) -> None:
     simulation = Simulation.after(steps)
@@ -322,21 +322,13 @@ def test_every_live_task_stands_in_exactly_one_place(steps: list[tuple[str, int]
     assert set(fleet.tasks) == set(simulation.live_tasks())
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @sampled(STEPS, st.integers(0, 200))
 def test_a_log_that_was_trimmed_of_what_has_ended_folds_to_the_same_fleet(
     steps: list[tuple[str, int]], limit: int
 ) -> None:
     history = Simulation.after(steps).history
-    final = {spec.struct for spec in REGISTRY.event_specs.values() if spec.final}
-    commits = {commit.position: (commit.noun, commit.aggregate_id) for commit in history.commits}
-    ended = {commits[c.position] for c in history.commits if any(type(event) in final for event in c.events)}
-    gone = {key for key in ended if history.positions[key] <= limit}
-    whole, trimmed = Fleet(), Fleet()
-    for commit in history.commits:
-        whole.fold(commit)
-        if commits[commit.position] not in gone:
-            trimmed.fold(commit)
+    whole, trimmed = trimmed_of(history, limit)
     # The position is that of the last commit folded, which may have gone; the newest entries of a log never go.
     trimmed.position = whole.position
     # How long those took that have gone is forgotten with them, and the tokens that they took: shares begin anew.

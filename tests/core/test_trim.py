@@ -58,6 +58,7 @@ class World:
     forgotten: list[str] = field(default_factory=list)
     backup: int | None = 10_000
     folded: int = 10_000
+    budgets: int = 10_000
     whole: bool = True
 
     def __post_init__(self) -> None:
@@ -73,6 +74,7 @@ class World:
             REGISTRY,
             self.clock,
             folded=lambda: self.folded,
+            budgets=lambda: self.budgets,
             backed_up=lambda: self.backup,
             whole=lambda: self.whole,
             on_purged=self.forgotten.append,
@@ -197,7 +199,7 @@ async def test_a_wish_that_was_already_fulfilled_does_not_keep_what_ended(world:
     assert (await world.trim()).commits == 3
 
 
-@pytest.mark.parametrize("bound", ["backup", "folded", "newest", "recorded"])
+@pytest.mark.parametrize("bound", ["backup", "folded", "budgets", "newest", "recorded"])
 async def test_nothing_beyond_a_bound_goes(world: World, old: str, bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 2
     match bound:
@@ -205,6 +207,8 @@ async def test_nothing_beyond_a_bound_goes(world: World, old: str, bound: str, m
             world.backup = 2
         case "folded":
             world.folded = 2
+        case "budgets":
+            world.budgets = 2
         case "newest":
             monkeypatch.setattr(core.services.trim, "SEARCH_MAX", 2)
         case "recorded":

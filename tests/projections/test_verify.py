@@ -183,7 +183,7 @@ def test_the_first_difference_is_told_and_every_view_is_checked(root: Path) -> N
         ("task_inputs", True),
         ("agents", False),
         ("queue", False),
-        *((name, True) for name in ("limits", "schedules", "pauses", "attempts")),
+        *((name, True) for name in ("limits", "budgets", "schedules", "pauses", "alerts", "attempts")),
         ("timeline", True),
     ]
 
