@@ -14,9 +14,10 @@ from core.agent import RemoveAgent, StartAgent, StopAgent
 from core.scheduling.eligibility import Requirement
 from core.scheduling.entries import AgentEntry, TaskEntry
 from core.scheduling.fleet import Fleet
+from core.scheduling.limits import SET_BACK_MS
 from core.scheduling.overlay import Claim, Claims, Overlay
 from core.scheduling.schedules import next_step
-from core.scheduling.shares import Flow
+from core.scheduling.shares import Flow, Tag
 from core.scheduling.statistics import draw_of
 from core.scheduling.waiting import Limited, Look, Rank
 from core.task import AssignTask, EndOverdueTask, ExpireTask, QueueTask, Routing, RunScheduled, run_id
@@ -216,9 +217,10 @@ def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: in
         return
     claims = overlay.claims.copy()
     look = _look(fleet, claims, under_way, now_ms)
-    for key in [key for key, due_ms in fleet.rate_timers.items() if due_ms <= now_ms]:
-        del fleet.rate_timers[key]
-        fleet.waiting.release(f"rate:{key}")
+    for key, due_ms in list(fleet.rate_timers.items()):
+        if due_ms <= now_ms or _set_back(fleet, key, due_ms, now_ms, claims):
+            del fleet.rate_timers[key]
+            fleet.waiting.release(f"rate:{key}")
     heads: list[tuple[Rank, Requirement]] = []
     for need in fleet.waiting.needs():
         if not fleet.eligible(need):
@@ -256,13 +258,21 @@ def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: in
         _push_head(heads, fleet, need, look)
 
 
+def _set_back(fleet: Fleet, key: str, timer_ms: int, now_ms: int, claims: Claims) -> bool:
+    """Whether a timer was set by a clock that has been set back since: it would come as much too late."""
+    due_ms = fleet.limits.due_ms(key, now_ms, claims.by_rate)
+    return due_ms is None or timer_ms - due_ms > SET_BACK_MS
+
+
 def _look(fleet: Fleet, claims: Claims, under_way: set[str], now_ms: int) -> Look:
     """The fold and what is spoken for, as the lines ask for them."""
 
     shares, pending = fleet.shares, claims.by_share
 
-    def tag(principal: str) -> float:
-        return shares.tag(principal) + pending.get(principal, 0.0)
+    def tag(principal: str) -> Tag:
+        begun, left = shares.tag(principal)
+        spoken_for = pending.get(principal, 0.0)
+        return begun + spoken_for, left + spoken_for
 
     def key_tag(flow: Flow) -> float:
         return shares.key_tag(flow) + pending.get(flow, 0.0)
