@@ -326,6 +326,8 @@ STEPS = st.lists(st.tuples(st.sampled_from(STEP_KINDS), st.integers(0, 7)), min_
 HOST_SLOTS = (("h0", 2), ("h1", 1))
 KEYS = ("k0", "k1")
 PAUSES = ("queue", queue_id("all"))
+# A schedule makes up for a hundred runs, each in two turns.
+TURNS_MAX = 1_000
 
 
 class Simulation:
@@ -523,7 +525,7 @@ class Simulation:
 
     def rest(self) -> None:
         """Everything arrives, and what follows from it is decided, until nothing moves."""
-        for _ in range(20):
+        for _ in range(TURNS_MAX):
             self.arrive()
             if not self.turn(1000):
                 return

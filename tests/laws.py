@@ -9,6 +9,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -26,7 +27,9 @@ from core.scheduling.policy import Decision, next_due_ms
 from core.task import FINAL, AskTask, AssignTask, CancelTask, CompleteTask, FailTask, StartTask
 from tests import given
 from tests.audit import Audit
-from tests.given import KEYS, NOW_MS, STEP_KINDS, Simulation, _submission, portrait, submit
+from projections.catalogue import VIEWS
+from projections.explain import ExplainTask, explain_task
+from tests.given import KEYS, NOW_MS, STEP_KINDS, Simulation, _submission, ask, portrait, projected, submit
 
 Step = tuple[str, int]
 
@@ -35,14 +38,16 @@ KINDS = (
     *("jump", "jump back", "pin", "nobody", "owners"),
     *("say start", "say start", "say complete", "say complete", "say complete", "say fail", "say crash", "say ask"),
     *("hear", "hear", "hear", "hear", "hear last", "hear twice", "hear again"),
-    *("usurp", "deposed", "deposed", "lost", "unknown", "fold again"),
+    *("usurp", "deposed", "deposed", "lost", "unknown", "deliver twice", "fold again"),
+    *("rush", "recall", "set anew"),
 )
 LAWS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 7)), min_size=20, max_size=120)
 
 JUMPS_MS = (600_000, 3_600_000, 86_400_000, 34_560_000_000)
 JUMPS_BACK_MS = (70_000, 600_000, 3_600_000, 86_400_000)
 KEPT_MAX = 64
-TURNS_MAX = 1_000
+# A law that does not hold, and what a broken fold or decision raises.
+BREAKS = (AssertionError, LookupError, ValueError, TypeError, Refused, Unprocessable)
 
 
 class World(Simulation):
@@ -63,6 +68,9 @@ class World(Simulation):
     def step(self, kind: str, number: int) -> None:
         """See Simulation."""
         before = self.history.head
+        if kind in ("usurp", "lost", "unknown", "deliver twice") and not self.in_flight:
+            self.fold(before)
+            self.turn(1 + number)
         match kind:
             case "jump":
                 self.history.now_ms += JUMPS_MS[number % 4]
@@ -89,9 +97,19 @@ class World(Simulation):
                 decision = self.in_flight.pop(number % len(self.in_flight))
                 self._carry(decision, self._decided[decision.key])
                 self.overlay.settle(decision.key, self.history.head)
+            case "deliver twice" if self.in_flight:
+                self._deliver_twice(number)
             case "fold again":
                 self._fold_again(number)
-            case "deposed" | "lost" | "unknown":
+            case "rush":
+                self._rush(number)
+            case "recall":
+                self._recall(number)
+            case "set anew":
+                self.attempt(given.RemoveSchedule(name="s1"))
+                self._turn_back(JUMPS_BACK_MS[0])
+                self.attempt(given._schedule(3 if number % 2 else 7))
+            case "deposed" | "lost" | "unknown" | "deliver twice":
                 return
             case _ if kind.startswith("say "):
                 self._say(kind[4:], number)
@@ -188,6 +206,57 @@ class World(Simulation):
             self.overlay.settle(decision.key, position)
             self.overlay.sweep(self.fleet)
 
+    def _deliver_twice(self, number: int) -> None:
+        """A command arrives, and again before anything else does."""
+        decision = self.in_flight[number % len(self.in_flight)]
+        self.deliver(number)
+        head = self.history.head
+        self._carry(decision, head)
+        assert self.history.head == head, f"{decision.command} counts twice"
+        self.held["a command that arrives twice counts once"] += 1
+
+    def _rush(self, number: int) -> None:
+        """More tasks of a rate than it lets start, and work for them that takes no time."""
+        key = KEYS[number % 2]
+        self.attempt(SetLimit(key=key, concurrency=2, rate_per_s=(0.5, 1.0, 2.0, 4.0)[number // 2], burst=1 + number % 3))
+        for _ in range(4):
+            self.attempt(submit(rate_key=key, timeout_s=30))
+        for _ in range(6):
+            self.rest()
+            for id_ in self.live_tasks():
+                state = self.history.states["task", id_]
+                if state.held and state.spec.rate_key == key:
+                    self.attempt(CompleteTask(task_id=id_, fence=state.fence, started_ms=NOW_MS, result={}))
+            self.history.now_ms += 170 * (1 + number)
+
+    def _recall(self, number: int) -> None:
+        """A part is cancelled, and then its whole, while attempts hold both where there is room."""
+        if not self._parts():
+            self.attempt(submit(priority=9))
+            self.attempt(submit(priority=9, parent=self.live_tasks()[-1]))
+            self.rest()
+        parts = self._parts()
+        if parts:
+            part = parts[number % len(parts)]
+            self.attempt(CancelTask(task_id=part))
+            self.attempt(CancelTask(task_id=self.history.states["task", part].spec.parent))
+
+    def _parts(self) -> list[str]:
+        """Live tasks that are parts of live ones, both held."""
+        held = {id_ for id_ in self.live_tasks() if self.history.states["task", id_].held}
+        return sorted(id_ for id_ in held if self.history.states["task", id_].spec.parent in held)
+
+    def rest(self) -> None:
+        """See Simulation. No attempt is left on a session that is gone, or of a scheduler that was deposed before."""
+        super().rest()
+        term = self.fleet.term
+        for entry in self.fleet.tasks.values():
+            if entry.held:
+                host = self.fleet.hosts.get(entry.host_id)
+                assert host is not None and host.session == entry.session, f"{entry.id} is held by nobody"
+                assert not entry.term < term < entry.fence, f"{entry.id} is held for a deposed scheduler"
+                self.held["attempts on a session that lives"] += 1
+
     def _fold_again(self, number: int) -> None:
         """Commits come to the fold again, in whatever order."""
         before = portrait(self.fleet)
@@ -196,14 +265,6 @@ class World(Simulation):
             self.fleet.fold(commit)
         assert portrait(self.fleet) == before, "a commit counts twice"
         self.held["commits that are folded twice count once"] += 1
-
-    def rest(self) -> None:
-        """See Simulation; what was missed over a long time is made up for in many turns."""
-        for _ in range(TURNS_MAX):
-            self.arrive()
-            if not self.turn(1000):
-                return
-        raise AssertionError("the scheduler does not come to rest")
 
     # --- laws of a turn ---
 
@@ -316,14 +377,25 @@ class World(Simulation):
             assert state.open_tasks & set(self.live_tasks()), f"{id_} is blocked by nothing that lives"
             return "dependency"
         assert state.status == "queued", f"{id_} is {state.status} after the last of its time"
-        if ("all", "") in self.fleet.pauses or self.fleet.is_paused(entry):
-            return "pause"
         if not any(can_do(entry.need, agent) for agent in self.fleet.agents.values() if agent.status != "draining"):
             return "agent"
+        if ("all", "") in self.fleet.pauses or self.fleet.is_paused(entry):
+            return "pause"
         key = entry.limited.concurrency_key
         assert key is not None, f"{id_} waits for nothing, and does not run"
         assert self.fleet.limits.concurrency(key) == 0, f"{id_} waits for a slot of {key}"
         return "concurrency"
+
+    async def explained(self, path: Path) -> dict[str, str]:
+        """Drain; what is still there then, and why: its explanation says so to whoever asks."""
+        reasons = self.drain()
+        async with projected(path, VIEWS, self.history) as views:
+            for id_, why in reasons.items():
+                said = await ask(views, explain_task, ExplainTask(task_id=id_), now_ms=self.history.now_ms)
+                kinds = [reason["kind"] for reason in said["waits_for"]]
+                assert why in kinds, f"{id_} waits for {why}, and its explanation says {said}"
+                self.held["reasons that an explanation gives"] += 1
+        return reasons
 
     def finish(self) -> Counter[str]:
         """Drain; then persons answer, approve, resume and cancel. Everything has ended then, and nothing leaked."""
@@ -392,7 +464,7 @@ def failure_of(steps: list[Step]) -> str | None:
     """What breaks in these steps; None where every law holds."""
     try:
         World.after(steps).finish()
-    except (AssertionError, KeyError, ValueError, TypeError, Refused, Unprocessable) as error:
+    except BREAKS as error:
         return f"{type(error).__name__}: {error}"
     return None
 
