@@ -326,8 +326,6 @@ STEPS = st.lists(st.tuples(st.sampled_from(STEP_KINDS), st.integers(0, 7)), min_
 HOST_SLOTS = (("h0", 2), ("h1", 1))
 KEYS = ("k0", "k1")
 PAUSES = ("queue", queue_id("all"))
-# A schedule makes up for a hundred runs, each in two turns.
-TURNS_MAX = 1_000
 
 
 class Simulation:
@@ -525,7 +523,8 @@ class Simulation:
 
     def rest(self) -> None:
         """Everything arrives, and what follows from it is decided, until nothing moves."""
-        for _ in range(TURNS_MAX):
+        # A schedule that makes up for what it missed has a run and a mark for each of up to 100 due times.
+        for _ in range(300):
             self.arrive()
             if not self.turn(1000):
                 return
