@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.agent import agent
+from core.budget import budget
 from core.host import host
 from core.kernel.outcomes import outcomes
 from core.kernel.registry import QuerySpec, Registry
@@ -14,7 +15,7 @@ from core.schedule import schedule
 from core.scheduling.election import election
 from core.task import task
 
-AGGREGATES = (task, agent, limit, schedule, queue, host, election, outcomes)
+AGGREGATES = (task, agent, limit, budget, schedule, queue, host, election, outcomes)
 
 
 def registry(queries: Sequence[QuerySpec] = ()) -> Registry:

@@ -21,6 +21,8 @@ GRACE_S = 5.0
 DEPTH_MAX = 32
 BLOB_MAX_BYTES = 64 * MIB
 PRIVATE_SALT_BYTES = 32
+TOKENS_MAX = 10**15
+COST_MAX = 10**9
 
 OutcomeKind = Literal["completed", "failed", "timed_out", "cancelled", "output_limit", "crashed", "input_required"]
 
@@ -80,10 +82,21 @@ EXECUTORS: dict[str, type[CommandParameters] | type[PythonParameters]] = {
 }
 
 
+class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What an attempt has used from its beginning: tokens of models, and what it cost. Null is not known.
+
+    The cost is in whatever unit its budgets are in; what is beyond nine decimals does not count.
+    """
+
+    tokens: Annotated[int, Meta(ge=0, le=TOKENS_MAX)] | None = None
+    cost: Annotated[float, Meta(ge=0, le=COST_MAX)] | None = None
+
+
 class Attempt(Struct, frozen=True, kw_only=True):
     """One try at a task, as the host hands it to an executor. `fence` is the position of its assignment.
 
-    `answers`: what earlier attempts asked, and were told: {question, answer}, the oldest first.
+    `answers`: what earlier attempts asked, and were told: {question, answer}, the oldest first. `left`: what the
+    task's budget leaves to this attempt, null where it has none.
     """
 
     task_id: str
@@ -97,15 +110,17 @@ class Attempt(Struct, frozen=True, kw_only=True):
     steps: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
     answers: list[dict[str, Any]] = []
+    left: Usage = Usage()
 
 
 class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How far an attempt is: `progress` from 0 to 1, null where the task cannot tell."""
+    """How far an attempt is: `progress` from 0 to 1, null where the task cannot tell; and what it has used so far."""
 
     progress: Annotated[float, Meta(ge=0, le=1)] | None = None
     current_step: Annotated[str, Meta(max_length=256)] | None = None
     steps_completed: Annotated[int, Meta(ge=0)] | None = None
     total_steps: Annotated[int, Meta(ge=0)] | None = None
+    usage: Usage | None = None
 
 
 # What an executor reports of an attempt that cannot tell how far it is, and yet does something.
@@ -118,6 +133,7 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `error` is a sentence for people, null only for `completed`. `retryable` is false where another try would fail the
     same way. `crashed` means that the machine failed, not the task. `retry_after_ms` is a wish of the far side.
     `input_required`: it cannot go on before somebody has answered `question`, by one of `choices` if there are any.
+    `usage`: null where it says no more than the last progress did.
     """
 
     outcome: OutcomeKind
@@ -127,6 +143,7 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_after_ms: int | None = None
     question: str | None = None
     choices: list[str] | None = None
+    usage: Usage | None = None
 
 
 class CancelToken:

@@ -13,13 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from core import agent, limit
+from core import agent, budget, limit
 from core.kernel import codec
 from core.kernel.commit import Commit, Event
 from core.task import events
 
 FOREVER = (1 << 63) - 1
-EVENT_MODULES = (events, agent, limit, codec)
+EVENT_MODULES = (events, agent, limit, budget, codec)
 # How rows become cells and cells a checksum (adapters/sql/rows.py).
 LAYOUT = "cells 2"
 

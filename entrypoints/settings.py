@@ -18,7 +18,7 @@ PREFIX = "HIVEBUS_"
 # Read elsewhere: by the CLI, by secrets, and by this program's children.
 FOREIGN = (
     *("HIVEBUS_URL", "HIVEBUS_KEY", "HIVEBUS_DEBUG", "HIVEBUS_SECRET_"),
-    *("HIVEBUS_TASK_", "HIVEBUS_AGENT_ID", "HIVEBUS_ATTEMPT"),
+    *("HIVEBUS_TASK_", "HIVEBUS_AGENT_ID", "HIVEBUS_ATTEMPT", "HIVEBUS_USAGE_FILE"),
 )
 # Never an option of the command line, which every user of the machine can read.
 SECRET = frozenset({"nats_password", "nats_system_password", "nats_client_password", "database_url"})

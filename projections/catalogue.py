@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from core.kernel.registry import QuerySpec
 from core.projection import View
-from projections import agents, explain, limits, pauses, queue, schedules, statistics, task_inputs, task_queries, tasks
+from projections import (
+    agents,
+    budgets,
+    explain,
+    limits,
+    pauses,
+    queue,
+    schedules,
+    statistics,
+    task_inputs,
+    task_queries,
+    tasks,
+)
 from projections.timeline import Timeline
 
 VIEWS: tuple[View, ...] = (
@@ -14,6 +26,7 @@ VIEWS: tuple[View, ...] = (
     agents.Agents(),
     queue.Queue(),
     limits.Limits(),
+    budgets.Budgets(),
     schedules.Schedules(),
     pauses.Pauses(),
     statistics.Attempts(),
@@ -25,6 +38,7 @@ QUERIES: tuple[QuerySpec, ...] = (
     *agents.QUERIES,
     *queue.QUERIES,
     *limits.QUERIES,
+    *budgets.QUERIES,
     *schedules.QUERIES,
     *statistics.QUERIES,
 )

@@ -17,6 +17,7 @@ from core.scheduling.eligibility import Requirement, can_do, why_nobody
 from core.scheduling.entries import AGE_STEP_MS
 from core.task import Routing
 from projections.agents import agents, candidates
+from projections.budgets import sentence_of, spent_of
 from projections.limits import limits
 from projections.pauses import pause_of, pauses_of
 from projections.statistics import SAMPLES_MIN, attempts
@@ -36,10 +37,13 @@ class ExplainTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Reason(TypedDict):
     """Something that a task waits for; the numbers are those of the limit that holds it back.
 
-    `task` is the one that it depends on, `by` are those who may approve it (empty: anybody who may send commands).
+    `task` is the one that it depends on, `by` are those who may approve it (empty: anybody who may send commands),
+    `renews_at` is when a spent budget begins anew (null: when it is raised).
     """
 
-    kind: Literal["agent", "slot", "concurrency", "rate", "time", "pause", "turn", "dependency", "approval", "question"]
+    kind: Literal[
+        "agent", "slot", "concurrency", "rate", "budget", "time", "pause", "turn", "dependency", "approval", "question"
+    ]
     sentence: str
     running: NotRequired[int]
     limit: NotRequired[int]
@@ -47,6 +51,7 @@ class Reason(TypedDict):
     burst: NotRequired[int]
     task: NotRequired[str]
     by: NotRequired[list[str]]
+    renews_at: NotRequired[Time | None]
 
 
 class Ahead(TypedDict):
@@ -185,7 +190,9 @@ async def _wait_explained(answer: Explanation, row: Mapping[str, Any], reader: R
 
 
 async def _held_back(row: Mapping[str, Any], reader: Reader) -> AsyncIterator[Reason]:
-    """The limits that may hold it back, with what they count."""
+    """The budgets and limits that may hold it back, with what they count."""
+    for budget in await spent_of(reader, row["project"]):
+        yield {"kind": "budget", "sentence": sentence_of(budget), "renews_at": budget["renews_at"]}
     key = row["concurrency_key"]
     if key is not None:
         limit = await _limit(key, reader)

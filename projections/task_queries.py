@@ -17,7 +17,7 @@ from core.task import Retry, Routing
 from projections.agents import candidates
 from projections.pauses import Pause, pause_of, pauses_of
 from projections.task_relations import Relations, relations_of
-from projections.tasks import STATUSES, Status, specs, tasks
+from projections.tasks import STATUSES, Status, TaskUsage, specs, tasks, usage_of
 from projections.timeline import Happening, history_of, timeline
 from projections.view import Reader, true_at
 
@@ -110,6 +110,9 @@ class TaskDetails(TaskSummary, Relations):
     queue_timeout_s: float | None
     total_timeout_s: float | None
     silence_timeout_s: float | None
+    max_tokens: int | None
+    max_cost: float | None
+    usage: TaskUsage
     paused: Annotated[Pause | None, Meta(description="The pause that holds it back.")]
     replay_of: str | None
     schedule_id: str | None
@@ -267,6 +270,9 @@ async def show_task(query: ShowTask, reader: Reader) -> TaskDetails:
         "queue_timeout_s": row["queue_timeout_s"],
         "total_timeout_s": row["total_timeout_s"],
         "silence_timeout_s": row["silence_timeout_s"],
+        "max_tokens": row["max_tokens"],
+        "max_cost": row["max_cost"],
+        "usage": usage_of(row),
         "paused": pause_of(row, await pauses_of(reader)),
         "replay_of": row["replay_of"],
         "schedule_id": row["schedule_id"],

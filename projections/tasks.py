@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypedDict, get_args
 
 from msgspec import structs, to_builtins
 from sqlalchemy import (
@@ -74,6 +74,7 @@ tasks = Table(
     Column("result", JSON),
     Column("attempts", JSON, nullable=False),
     Column("routing", JSON),
+    Column("used", JSON),
 )
 Index("tasks_now", tasks.c.valid_to, tasks.c.created)
 Index("tasks_page", tasks.c.created, tasks.c.valid_from)
@@ -110,6 +111,8 @@ specs = Table(
     Column("depends_on", JSON),
     Column("on_dependency_failure", String(16)),
     Column("parent", String(64)),
+    Column("max_tokens", BigInteger),
+    Column("max_cost", Float),
 )
 Index("task_specs_parent", specs.c.parent)
 
@@ -157,6 +160,8 @@ class TaskSpecs(RowView):
             "depends_on": None if event.depends_on is None else to_builtins(event.depends_on),
             "on_dependency_failure": None if event.depends_on is None else event.on_dependency_failure or "cancel",
             "parent": event.parent,
+            "max_tokens": event.max_tokens,
+            "max_cost": event.max_cost,
         }
 
 
@@ -177,6 +182,9 @@ class Tasks(RowView):
             return _submitted(commit, event)
         assert row is not None, "the first event of a task is task.submitted"
         changed = _changed(row, event, commit.body.occurred_at)
+        used: t.Used | None = getattr(event, "used", None)
+        if used is not None:
+            changed = {**changed, "used": _more(row["used"], used)}
         if changed is not row:
             changed["updated_ms"] = commit.body.occurred_at
         return changed
@@ -298,7 +306,35 @@ def _submitted(commit: Commit, event: t.TaskSubmitted) -> Row:
         "result": None,
         "attempts": [],
         "routing": None,
+        "used": None,
     }
+
+
+def _more(used: dict[str, Any] | None, more: t.Used) -> dict[str, Any]:
+    """The sums; a figure that nobody told stays null. Costs in billionths, so that they are exact."""
+    tokens, cost_n, wall_ms = (used["tokens"], used["cost_n"], used["wall_ms"]) if used else (None, None, 0)
+    return {
+        "tokens": tokens if more.tokens is None else (tokens or 0) + more.tokens,
+        "cost_n": cost_n if more.cost is None else (cost_n or 0) + t.nano(more.cost),
+        "wall_ms": wall_ms + more.wall_ms,
+    }
+
+
+class TaskUsage(TypedDict):
+    """What the attempts of a task told, null where nobody did, and how long those that ended held a slot."""
+
+    tokens: int | None
+    cost: float | None
+    wall_s: float
+
+
+def usage_of(row: Mapping[str, Any]) -> TaskUsage:
+    """What a task's attempts used, of its row."""
+    used = row["used"]
+    if used is None:
+        return {"tokens": None, "cost": None, "wall_s": 0.0}
+    cost = None if used["cost_n"] is None else used["cost_n"] / t.NANO
+    return {"tokens": used["tokens"], "cost": cost, "wall_s": used["wall_ms"] / 1000}
 
 
 def _last_agent(row: Row) -> str | None:

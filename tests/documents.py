@@ -35,7 +35,6 @@ from core.kernel.registry import doc_of
 from core.kernel.subjects import CLIENT_INBOX, COMMANDS, DISCOVERY, EVENTS, PAYLOAD_MAX_BYTES
 from core.projection import JournalView
 from core.services.relay import HEADERS
-from core.task import NOT_AVAILABLE
 from entrypoints.a2a import errors as a2a
 from entrypoints.cli.app import cli
 from entrypoints.cli.failures import Exit
@@ -113,12 +112,7 @@ missing with `GET /api/events?after=POSITION`, which has them all.
 def nats() -> str:
     parts = [NATS_INTRO, "## Commands", NATS_COMMANDS]
     for spec in registry(QUERIES).client_commands():
-        refused = NOT_AVAILABLE if spec.name == "task.submit" else ()
-        parts += [f"### {COMMANDS}.{spec.name}", spec.doc, fields_of(spec.struct, leave_out=refused)]
-        if refused:
-            parts.append(
-                f"Declared and not built yet, so refused with `not_available`: {', '.join(map(code, refused))}."
-            )
+        parts += [f"### {COMMANDS}.{spec.name}", spec.doc, fields_of(spec.struct)]
     return page("NATS", *parts, "## Events", NATS_EVENTS)
 
 

@@ -22,7 +22,8 @@ from adapters.memory.log import MemoryLog
 from adapters.sql.views import SqlReader, SqlViews
 from core.actions import AGGREGATES, registry
 from core.agent import AgentSpawned, AgentStarted, RetireAgent, SpawnAgent
-from core.execution import Attempt, CancelToken, Outcome, Progress
+from core.budget import PERIODS, SetBudget
+from core.execution import Attempt, CancelToken, Outcome, Progress, Usage
 from core.host import HostRegistered, LeaveHost, LoseHost, RegisterHost
 from core.kernel.codec import Codec
 from core.kernel.command_bus import Caller
@@ -58,6 +59,7 @@ from core.task import (
     CompleteTask,
     Dependency,
     FailTask,
+    ProgressTask,
     RejectTask,
     Retry,
     SettleDependencies,
@@ -67,6 +69,7 @@ from core.task import (
     TaskSubmitted,
 )
 from tests import places
+from tests.ledger import Ledger
 
 NOW_MS = 1_800_000_000_000
 DEADLINE_S = 10.0
@@ -302,6 +305,7 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "queued": {e.id for e in tasks if e.status == "queued" and (e.item in waiting or fleet.is_paused(e))},
         "shares": fleet.shares,
         "limits": fleet.limits,
+        "budgets": fleet.budgets.purses,
         "expiring": {e.id for e in tasks if e.expiry is not None and (e.expiry[0], e.id) in set(fleet.clocks.expiries)},
         "schedules": fleet.schedules.entries,
         "due": {item[1] for item in fleet.schedules.due if fleet.schedules.counts(item)},
@@ -318,13 +322,14 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
 STEP_KINDS = (
     *("submit", "submit", "submit", "spawn", "retire", "register", "register", "lose", "leave", "cancel", "elect"),
     *("start", "complete", "complete", "fail", "crash", "clock", "rest", "rest", "limit", "timed", "timed", "back"),
-    *("schedule", "rearrange", "pause"),
+    *("schedule", "rearrange", "pause", "budget", "budget", "spend", "spend", "night"),
     *("depend", "depend", "approve", "reject", "part", "ask", "answer"),
     *("turn", "turn", "turn", "deliver", "deliver", "deliver", "fold", "fold", "fold", "fold"),
 )
 STEPS = st.lists(st.tuples(st.sampled_from(STEP_KINDS), st.integers(0, 7)), min_size=20, max_size=80)
 HOST_SLOTS = (("h0", 2), ("h1", 1))
 KEYS = ("k0", "k1")
+PROJECTS = ("p0", "p1", "*")
 PAUSES = ("queue", queue_id("all"))
 
 
@@ -336,6 +341,9 @@ class Simulation:
         self.fleet = Fleet()
         self.overlay = Overlay()
         self.in_flight: list[Decision] = []
+        self.ledger = Ledger()
+        # What each attempt (its task, its fence) said at most that it used, and the log took.
+        self.said: dict[tuple[str, int], int] = {}
         self._sessions = count(1)
 
     @classmethod
@@ -366,6 +374,10 @@ class Simulation:
             case "pause":
                 what, name = (("all", None), ("type", "greet"), ("key", "k0"), ("key", "k1"))[number % 4]
                 self.attempt((PauseQueue if number < 4 else ResumeQueue)(what=what, name=name))
+            case "budget":
+                self.attempt(_budget(number))
+            case "night":
+                self.history.now_ms += 16 * 3_600_000 * (number // 6)
             case "back":
                 self.history.now_ms -= (10, 1_000, 20_000, 60_000)[number % 4]
             case "spawn":
@@ -453,11 +465,14 @@ class Simulation:
             return
         id_ = held[number % len(held)]
         fence = self.history.states["task", id_].fence
+        usage = Usage(tokens=2 * number, cost=number / 10) if number % 2 else None
+        result = {"value": number}
         reports: dict[str, Struct] = {
             "start": StartTask(task_id=id_, fence=fence, started_ms=NOW_MS),
-            "complete": CompleteTask(task_id=id_, fence=fence, started_ms=NOW_MS, result={"value": number}),
-            "ask": AskTask(task_id=id_, fence=fence, question="which?"),
-            "fail": FailTask(task_id=id_, fence=fence, outcome="failed", error="it broke"),
+            "spend": ProgressTask(task_id=id_, fence=fence, usage=Usage(tokens=number, cost=number / 10)),
+            "complete": CompleteTask(task_id=id_, fence=fence, started_ms=NOW_MS, result=result, usage=usage),
+            "ask": AskTask(task_id=id_, fence=fence, question="which?", usage=usage),
+            "fail": FailTask(task_id=id_, fence=fence, outcome="failed", error="it broke", usage=usage),
             "crash": FailTask(task_id=id_, fence=fence, outcome="crashed", error="it died"),
         }
         self.attempt(reports[kind])
@@ -468,6 +483,10 @@ class Simulation:
             self.history.execute(command, key)
         except (Refused, Unprocessable, KeyError):
             return self.history.head
+        usage: Usage | None = getattr(command, "usage", None)
+        if isinstance(command, CompleteTask | FailTask | AskTask | ProgressTask) and usage is not None:
+            at = command.task_id, command.fence
+            self.said[at] = max(self.said.get(at, 0), usage.tokens or 0)
         spec = REGISTRY.command_of(command)
         if spec.creates:
             return self.history.head
@@ -490,6 +509,8 @@ class Simulation:
         for commit in self.history.commits[self.fleet.position :][:commits]:
             self.fleet.fold(commit)
         self.overlay.sweep(self.fleet)
+        self.ledger.read(self.history.commits, self.fleet.position)
+        self.ledger.check(self.fleet)
         self._check_places()
 
     def turn(self, limit: int) -> list[Decision]:
@@ -523,7 +544,7 @@ class Simulation:
 
     def rest(self) -> None:
         """Everything arrives, and what follows from it is decided, until nothing moves."""
-        # A schedule that makes up for what it missed has a run and a mark for each of up to 100 due times.
+        # After a night a schedule makes up for a hundred runs, one after the other, each in two steps.
         for _ in range(300):
             self.arrive()
             if not self.turn(1000):
@@ -544,6 +565,9 @@ class Simulation:
         self.complete_the_fleet()
         for key in KEYS:
             self.attempt(SetLimit(key=key, concurrency=1, rate_per_s=1))
+        for key in PROJECTS:
+            for period in PERIODS:
+                self.attempt(SetBudget(key=key, period=period))
         for what, paused in sorted(self.fleet.pauses | self.history.states.get(PAUSES, Queue()).pauses):
             self.attempt(ResumeQueue(what=what, name=paused or None))
         for name in ("s0", "s1"):
@@ -574,7 +598,22 @@ class Simulation:
             assert command.term == self.fleet.term
             assert ("all", "") not in self.fleet.pauses
             assert not self.fleet.is_paused(entry)
+            assert self.ledger.allows(entry.limited.project, self.history.now_ms), "it starts and its budget is spent"
             assert entry.expiry is None or entry.expiry[0] > self.history.now_ms, "nothing starts when its time is up"
+
+    def check_spending(self) -> None:
+        """What the log counts is what the attempts said, each from its beginning; nobody passes the own budget."""
+        told: dict[str, int] = {}
+        for commit in self.history.commits:
+            for event in commit.events:
+                used = getattr(event, "used", None)
+                if used is not None:
+                    told[commit.aggregate_id] = told.get(commit.aggregate_id, 0) + (used.tokens or 0)
+        for (noun, id_), state in self.history.states.items():
+            if noun == "task":
+                assert told.get(id_, 0) == sum(tokens for (task, _), tokens in self.said.items() if task == id_)
+                over = state.spec.max_tokens is not None and told.get(id_, 0) > state.spec.max_tokens
+                assert not (over and state.status == "completed"), "it did more than it may, and is done"
 
     def check_order(self) -> None:
         """Nothing was assigned before what it depends on had ended as it asks, and it was approved."""
@@ -626,9 +665,17 @@ def _submission(number: int) -> SubmitTask:
     fields: dict[str, Any] = {"priority": number, "timeout_s": 30, "retry": retry, "fairness_key": f"f{number % 3}"}
     fields |= {"concurrency_key": KEYS[number // 4]} if number in (2, 3, 6) else {}
     fields |= {"rate_key": KEYS[number // 4]} if number in (3, 5) else {}
+    fields |= {"project": PROJECTS[number % 2]} | ({"max_tokens": 9} if number in (1, 2, 5) else {})
     if number % 2:
         return submit(agent_type="python", parameters={"function": "noop"}, **fields)
     return submit(**fields)
+
+
+def _budget(number: int) -> SetBudget:
+    """A budget of one of two projects or of everything, in one of its shapes, or none any more."""
+    key, period = PROJECTS[number % 3], PERIODS[number // 4]
+    shapes: tuple[dict[str, Any], ...] = ({"tokens": 1 + 2 * number}, {"cost": 0.7}, {"wall_s": 10.0}, {})
+    return SetBudget(key=key, period=period, **shapes[number % 4])
 
 
 def _schedule(number: int) -> SetSchedule:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from msgspec import Struct
 from msgspec.structs import replace
 
+from core.execution import Usage
 from core.kernel.errors import Refused, Unprocessable
 from core.limit import SetLimit
 from core.scheduling.eligibility import can_do
@@ -57,7 +58,7 @@ class World(Simulation):
         super().__init__()
         self.did: Counter[str] = Counter()
         self.held: Counter[str] = Counter()
-        self.said: list[Struct] = []
+        self.reports: list[Struct] = []
         self.heard: list[Struct] = []
         self.deposed: list[tuple[Decision, int]] = []
         # What the scheduler had folded when it decided a command, by the command's key; and by its commit's position.
@@ -147,15 +148,16 @@ class World(Simulation):
             return
         id_ = held[number % len(held)]
         fence = self.history.states["task", id_].fence
+        usage, result = Usage(tokens=2 * number, cost=number / 10) if number % 2 else None, {"value": number}
         reports: dict[str, Struct] = {
             "start": StartTask(task_id=id_, fence=fence, started_ms=NOW_MS),
-            "complete": CompleteTask(task_id=id_, fence=fence, started_ms=NOW_MS, result={"value": number}),
-            "ask": AskTask(task_id=id_, fence=fence, question="which?"),
-            "fail": FailTask(task_id=id_, fence=fence, outcome="failed", error="it broke"),
+            "complete": CompleteTask(task_id=id_, fence=fence, started_ms=NOW_MS, result=result, usage=usage),
+            "ask": AskTask(task_id=id_, fence=fence, question="which?", usage=usage),
+            "fail": FailTask(task_id=id_, fence=fence, outcome="failed", error="it broke", usage=usage),
             "crash": FailTask(task_id=id_, fence=fence, outcome="crashed", error="it died"),
         }
-        self.said.append(reports[kind])
-        del self.said[:-KEPT_MAX]
+        self.reports.append(reports[kind])
+        del self.reports[:-KEPT_MAX]
 
     def _hear(self, kind: str, number: int) -> None:
         """A report arrives: whichever, the newest first, twice, or one that had arrived before."""
@@ -163,9 +165,9 @@ class World(Simulation):
             if self.heard:
                 self._arrives(self.heard[number % len(self.heard)])
             return
-        if not self.said:
+        if not self.reports:
             return
-        report = self.said.pop(-1 if kind == "hear last" else number % len(self.said))
+        report = self.reports.pop(-1 if kind == "hear last" else number % len(self.reports))
         self.heard.append(report)
         del self.heard[:-KEPT_MAX]
         self._arrives(report)
@@ -298,7 +300,9 @@ class World(Simulation):
         fleet, now_ms = self.fleet, self.history.now_ms
         found: list[tuple[Any, TaskEntry]] = []
         for entry in waiting if ("all", "") not in fleet.pauses else ():
-            key, rate_key = entry.limited
+            key, rate_key, project = entry.limited
+            if fleet.budgets.held_by(project, now_ms) is not None:
+                continue
             if key is not None and not fleet.limits.is_free(key, claims.by_key):
                 continue
             if rate_key is not None and fleet.limits.due_ms(rate_key, now_ms, claims.by_rate) is not None:
@@ -358,7 +362,7 @@ class World(Simulation):
                     self.attempt(command)
             quiet = quiet + 1 if self.history.head == head else 0
             due_ms = next_due_ms(self.fleet)
-            if quiet > 2 and due_ms is None:
+            if quiet > 2 and (due_ms is None or not self.live_tasks()):
                 break
             self.history.now_ms = max(self.history.now_ms + 60_000, due_ms or 0)
         self.rest()
@@ -381,6 +385,8 @@ class World(Simulation):
             return "agent"
         if ("all", "") in self.fleet.pauses or self.fleet.is_paused(entry):
             return "pause"
+        if self.fleet.budgets.held_by(entry.limited.project, self.history.now_ms) is not None:
+            return "budget"
         key = entry.limited.concurrency_key
         assert key is not None, f"{id_} waits for nothing, and does not run"
         assert self.fleet.limits.concurrency(key) == 0, f"{id_} waits for a slot of {key}"

@@ -10,7 +10,7 @@ from msgspec import inspect as types
 
 from core.execution import CommandParameters, PythonParameters, Reference
 from core.kernel.registry import doc_of
-from core.task import NOT_AVAILABLE, Retry, SubmitTask
+from core.task import Retry
 from entrypoints.http.rest import JSON
 from entrypoints.schemas.declared import declared
 from entrypoints.schemas.faults import by_status
@@ -72,16 +72,12 @@ def rest() -> str:
 def _operation(operation: Operation) -> str:
     body = operation.body.get(JSON)
     body = body.item if isinstance(body, Batch) else body
-    refused = NOT_AVAILABLE if body is SubmitTask else ()
     tables = []
     if operation.query is not None:
         tables.append(fields_of(operation.query, where=_where(operation.path, "query")))
     if isinstance(body, type) and issubclass(body, Struct):
-        tables.append(fields_of(body, where=_where(operation.path, "body"), leave_out=refused))
+        tables.append(fields_of(body, where=_where(operation.path, "body")))
     statuses = [str(operation.status), *(["204"] if operation.silent else []), *map(str, by_status(operation.faults))]
-    if refused:
-        named = ", ".join(map(code, refused))
-        tables.append(f"Declared and not built yet, so refused with 422 `not_available`: {named}.")
     return "\n\n".join(
         [
             f"### {operation.method} {operation.path}",

@@ -86,15 +86,14 @@ def default_text(field: structs.FieldInfo) -> str:
     return code(msgspec.json.encode(value).decode())
 
 
-def fields_of(struct: type[Struct], *, where: Callable[[str], str] | None = None, leave_out: Sequence[str] = ()) -> str:
+def fields_of(struct: type[Struct], *, where: Callable[[str], str] | None = None) -> str:
     """A table of a Struct's fields; `where` says how a field is sent."""
     kind = types.type_info(struct)
     assert isinstance(kind, types.StructType)
     rows = []
     for field, info in zip(kind.fields, structs.fields(struct), strict=True):
-        if field.name not in leave_out:
-            row = [code(field.encode_name), type_text(field.type), default_text(info)]
-            rows.append([row[0], where(field.name), *row[1:]] if where else row)
+        row = [code(field.encode_name), type_text(field.type), default_text(info)]
+        rows.append([row[0], where(field.name), *row[1:]] if where else row)
     if not rows:
         return "It has no fields."
     return table(["field", "in", "type", "default"] if where else ["field", "type", "default"], rows)

@@ -10,6 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
+from adapters.executors import usage_file
 from adapters.executors.host import Host
 from adapters.executors.output import Redactor, kept
 from adapters.executors.process import Ended, NotStarted, Program, run_program
@@ -46,7 +49,7 @@ class CommandExecutor:
         if token.cancelled.is_set():
             return Outcome(outcome="cancelled", error=cancelled_sentence(token))
         try:
-            return await self._run(attempt, token, lambda: report(SIGN_OF_LIFE))
+            return await self._run(attempt, token, report)
         except NotStarted as error:
             kind: OutcomeKind = "failed" if error.lasting else "crashed"
             result = None if error.exit_code is None else self._nothing(error.exit_code)
@@ -57,7 +60,7 @@ class CommandExecutor:
             log.exception("the machine failed task %s", attempt.task_id)
             return Outcome(outcome="crashed", error=f"The agent's machine failed: {error}.")
 
-    async def _run(self, attempt: Attempt, token: CancelToken, heard: Callable[[], None]) -> Outcome:
+    async def _run(self, attempt: Attempt, token: CancelToken, report: Callable[[Progress], None]) -> Outcome:
         parameters = parameters_of(self.name, attempt.parameters)
         assert isinstance(parameters, CommandParameters)
         if not parameters.network and self._host.sandbox is None:
@@ -69,7 +72,7 @@ class CommandExecutor:
         workspaces = self._host.workspaces
         workspace = await asyncio.to_thread(workspaces.create, attempt)
         try:
-            return await self._run_in(workspace, attempt, parameters, token, heard)
+            return await self._run_in(workspace, attempt, parameters, token, report)
         finally:
             await asyncio.to_thread(workspaces.close, workspace, keep=parameters.keep)
 
@@ -79,7 +82,7 @@ class CommandExecutor:
         attempt: Attempt,
         parameters: CommandParameters,
         token: CancelToken,
-        heard: Callable[[], None],
+        report: Callable[[Progress], None],
     ) -> Outcome:
         host = self._host
         resolver = Resolver(host.secrets, host.blobs)
@@ -87,7 +90,7 @@ class CommandExecutor:
         env = {name: await resolver.text(value) for name, value in parameters.env.items()}
         stdin = None if parameters.stdin is None else await resolver.content(parameters.stdin)
         # Ours come last: what the task is called and where it works is not the task's to say.
-        own = host.workspaces.environment(attempt)
+        own = host.workspaces.environment(attempt) | usage_file.environment(attempt, workspace)
         env = own | env | {name: value for name, value in own.items() if name.startswith("HIVEBUS_")}
         with ExitStack() as stack:
             pass_fds: tuple[int, ...] = ()
@@ -105,15 +108,20 @@ class CommandExecutor:
                 pass_fds=pass_fds,
                 sandboxed=host.sandbox is not None,
                 started=lambda pid: host.workspaces.mark(workspace, pid, keep=parameters.keep),
-                heard=heard,
+                heard=lambda: report(SIGN_OF_LIFE),
             )
-            ended = await run_program(program, token, host.warden)
+            async with usage_file.watched(workspace, report):
+                ended = await run_program(program, token, host.warden)
         if host.sandbox is not None and ended.exit_code == 1 and ended.stderr.startswith(_BWRAP_NOT_FOUND):
             sentence = f"There is no program {parameters.argv[0]!r} inside the sandbox."
             raise NotStarted(sentence, lasting=True, exit_code=127)
         redactor = Redactor(host.secrets.values(), resolver.used)
         result = await self._result(ended, redactor, workspace, keep=parameters.keep)
-        return _outcome(ended, result, attempt, parameters, token)
+        try:
+            usage = usage_file.usage_in(workspace)
+        except usage_file.Unreadable as error:
+            usage, result["unknown"] = None, {"usage": str(error)}
+        return replace(_outcome(ended, result, attempt, parameters, token), usage=usage)
 
     async def _result(self, ended: Ended, redactor: Redactor, workspace: Path, *, keep: bool) -> dict[str, Any]:
         blobs = self._host.blobs

@@ -115,6 +115,7 @@ class _Call:
             steps=attempt.steps,
             send=lambda fields: report(msgspec.convert(fields, Progress)),
             answers=attempt.answers,
+            left=msgspec.to_builtins(attempt.left),
         )
 
     def _make_workspace(self) -> Path:
@@ -162,6 +163,7 @@ class _Call:
             "attempt": self._attempt.attempt,
             "steps": self._attempt.steps,
             "answers": self._attempt.answers,
+            "left": self._attempt.left,
             "sys_path": [path or os.getcwd() for path in sys.path],
         }
         return Program(

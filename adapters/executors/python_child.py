@@ -48,11 +48,16 @@ class Task:
         steps: dict[str, Any],
         send: Callable[[dict[str, Any]], None],
         answers: Sequence[dict[str, Any]] = (),
+        left: dict[str, Any] | None = None,
     ) -> None:
         self.task_id = task_id
         self.attempt = attempt
         self.steps = steps
         self.answers = list(answers)
+        # What the task's budget leaves to this attempt; None where it has none.
+        self.tokens_left: int | None = (left or {}).get("tokens")
+        self.cost_left: float | None = (left or {}).get("cost")
+        self._used: dict[str, Any] = {}
         self._workspace = workspace
         self._send = send
 
@@ -97,6 +102,17 @@ class Task:
         }
         self._send({name: value for name, value in fields.items() if value is not None})
 
+    def spend(self, *, tokens: int | None = None, cost: float | None = None) -> None:
+        """Say that the work used so many tokens more, or cost so much more. The sums go to the task's budget."""
+        if tokens is not None and not isinstance(tokens, int):
+            raise ValueError(f"tokens are a whole number, not {tokens!r}")
+        for name, more in (("tokens", tokens), ("cost", cost)):
+            if more is not None and not more >= 0:
+                raise ValueError(f"{name} is 0 or more, not {more}")
+            if more is not None:
+                self._used[name] = self._used.get(name, 0) + more
+        self._send({"usage": dict(self._used)})
+
 
 def resolve_target(target: str) -> Any:
     """The object that `module:attribute.path` names."""
@@ -135,6 +151,7 @@ def _run(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> byt
             steps=request["steps"],
             send=lambda fields: send({"progress": fields}),
             answers=request["answers"],
+            left=request["left"],
         )
     value = resolve_target(request["target"])(**arguments)
     try:

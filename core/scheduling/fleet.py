@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from core import agent as agents
+from core import budget
 from core import host as hosts
 from core import limit as limits
 from core import pause as pauses
@@ -17,6 +18,7 @@ from core.kernel.commit import Commit
 from core.kernel.outcomes import CommandUnchanged
 from core.process_managers.children import Children
 from core.process_managers.dependencies import ENDS, Dependencies
+from core.scheduling.budgets import Budgets
 from core.scheduling.clocks import Clocks
 from core.scheduling.election import SchedulerElected
 from core.scheduling.eligibility import Requirement, can_do
@@ -42,6 +44,7 @@ class Fleet:
         self.waiting = Waiting()
         self.shares = Shares()
         self.limits = Limits()
+        self.budgets = Budgets()
         self.schedules = Schedules()
         self.pauses: set[tuple[pauses.What, str]] = set()
         self.statistics = Statistics()
@@ -51,8 +54,9 @@ class Fleet:
         self.orphans: set[str] = set()
         self.unsettled_agents: set[str] = set()
         self.uneven = False
-        # When a parked rate key may let somebody through; what a decision found, and no part of the fold.
-        self.rate_timers: dict[str, int] = {}
+        # When a rate or a budget may let somebody through; what a decision found, and no part of the fold.
+        self.parked_until: dict[str, int] = {}
+        self.looked_ms = 0
         self._eligible: dict[Requirement, list[AgentEntry]] = {}
 
     # --- what the scheduler asks ---
@@ -113,6 +117,8 @@ class Fleet:
         if entry is None:
             return
         entry.last_position = commit.position
+        if (used := getattr(event, "used", None)) is not None:
+            self.budgets.spend(used, commit.body.occurred_at)
         match event:
             case tasks.TaskBlocked():
                 entry.status = "blocked"
@@ -161,7 +167,7 @@ class Fleet:
             correlation_id=commit.body.correlation_id,
             type=event.type,
             flow=flow,
-            limited=Limited(event.concurrency_key, event.rate_key),
+            limited=Limited(event.concurrency_key, event.rate_key, event.project),
             timers=timers_of(event, commit.body.occurred_at),
             schedule_id=event.schedule_id or "",
             learned=event.routing is None,
@@ -250,6 +256,11 @@ class Fleet:
         if isinstance(event, limits.LimitChanged):
             self.limits.fold(event, commit.body.occurred_at)
             self.release(Limited(event.key, event.key))
+
+    def _fold_budget(self, commit: Commit, event: Any) -> None:
+        if isinstance(event, budget.BudgetChanged):
+            self.budgets.fold(event, commit.body.occurred_at)
+            self.waiting.release(f"budget:{event.key}")
 
     def _fold_schedule(self, commit: Commit, event: Any) -> None:
         if not isinstance(event, CommandUnchanged):
@@ -353,6 +364,7 @@ _FOLDS = {
     "task": Fleet._fold_task,
     "agent": Fleet._fold_agent,
     "limit": Fleet._fold_limit,
+    "budget": Fleet._fold_budget,
     "host": Fleet._fold_host,
     "schedule": Fleet._fold_schedule,
     "queue": Fleet._fold_pause,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from core.budget import Purse
 from core.pause import What
 from core.process_managers.children import Children, Unseen
 from core.process_managers.dependencies import Blocked, Dependencies
+from core.scheduling.budgets import Budgets
 from core.scheduling.entries import AgentEntry, HostEntry, TaskEntry
 from core.scheduling.fleet import Fleet
 from core.scheduling.limits import Limits
@@ -26,6 +28,7 @@ class _Image(Struct, kw_only=True):
     leader: str
     shares: Shares
     limits: Limits
+    purses: list[Purse]
     schedules: list[ScheduleEntry]
     pauses: set[tuple[What, str]]
     statistics: Statistics
@@ -49,6 +52,7 @@ def image_of(fleet: Fleet) -> bytes:
             leader=fleet.leader,
             shares=fleet.shares,
             limits=fleet.limits,
+            purses=list(fleet.budgets.purses.values()),
             schedules=list(fleet.schedules.entries.values()),
             pauses=fleet.pauses,
             statistics=fleet.statistics,
@@ -67,6 +71,7 @@ def fleet_of(raw: bytes) -> Fleet:
     fleet = Fleet()
     fleet.position, fleet.term, fleet.leader = image.position, image.term, image.leader
     fleet.shares, fleet.limits, fleet.statistics = image.shares, image.limits, image.statistics
+    fleet.budgets = Budgets({(purse.spec.key, purse.spec.period): purse for purse in image.purses})
     fleet.schedules, fleet.pauses = Schedules(image.schedules), image.pauses
     fleet.dependencies = Dependencies(image.blocked, image.ready)
     fleet.children = Children(image.parents, image.recalled, image.unseen)

@@ -14,7 +14,6 @@ from core.agent import RemoveAgent, StartAgent, StopAgent
 from core.scheduling.eligibility import Requirement
 from core.scheduling.entries import AgentEntry, TaskEntry
 from core.scheduling.fleet import Fleet
-from core.scheduling.limits import SET_BACK_MS
 from core.scheduling.overlay import Claim, Claims, Overlay
 from core.scheduling.schedules import next_step
 from core.scheduling.shares import Flow, Tag
@@ -74,7 +73,7 @@ def next_due_ms(fleet: Fleet) -> int | None:
         times.append(fleet.clocks.expiries[0][0])
     if fleet.schedules.due:
         times.append(fleet.schedules.due[0][0])
-    times.extend(fleet.rate_timers.values())
+    times.extend(fleet.parked_until.values())
     return min(times, default=None)
 
 
@@ -217,10 +216,11 @@ def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: in
         return
     claims = overlay.claims.copy()
     look = _look(fleet, claims, under_way, now_ms)
-    for key, due_ms in list(fleet.rate_timers.items()):
-        if due_ms <= now_ms or _set_back(fleet, key, due_ms, now_ms, claims):
-            del fleet.rate_timers[key]
-            fleet.waiting.release(f"rate:{key}")
+    # By a clock that was set back, what was parked would wait as much too long.
+    set_back, fleet.looked_ms = now_ms < fleet.looked_ms, now_ms
+    for key in [key for key, due_ms in fleet.parked_until.items() if due_ms <= now_ms or set_back]:
+        del fleet.parked_until[key]
+        fleet.waiting.release(key)
     heads: list[tuple[Rank, Requirement]] = []
     for need in fleet.waiting.needs():
         if not fleet.eligible(need):
@@ -258,12 +258,6 @@ def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: in
         _push_head(heads, fleet, need, look)
 
 
-def _set_back(fleet: Fleet, key: str, timer_ms: int, now_ms: int, claims: Claims) -> bool:
-    """Whether a timer was set by a clock that has been set back since: it would come as much too late."""
-    due_ms = fleet.limits.due_ms(key, now_ms, claims.by_rate)
-    return due_ms is None or timer_ms - due_ms > SET_BACK_MS
-
-
 def _look(fleet: Fleet, claims: Claims, under_way: set[str], now_ms: int) -> Look:
     """The fold and what is spoken for, as the lines ask for them."""
 
@@ -284,13 +278,18 @@ def _look(fleet: Fleet, claims: Claims, under_way: set[str], now_ms: int) -> Loo
         return waiting and not (fleet.pauses and entry is not None and fleet.is_paused(entry))
 
     def held_by(limited: Limited) -> str | None:
-        key, rate_key = limited
+        key, rate_key, project = limited
+        held = fleet.budgets.held_by(project, now_ms) if fleet.budgets.purses else None
+        if held is not None:
+            if held.renews_ms is not None:
+                fleet.parked_until[f"budget:{held.key}"] = held.renews_ms
+            return f"budget:{held.key}"
         if key is not None and not fleet.limits.is_free(key, claims.by_key):
             return f"concurrency:{key}"
         if rate_key is not None:
             due_ms = fleet.limits.due_ms(rate_key, now_ms, claims.by_rate)
             if due_ms is not None:
-                fleet.rate_timers[rate_key] = due_ms
+                fleet.parked_until[f"rate:{rate_key}"] = due_ms
                 return f"rate:{rate_key}"
         return None
 

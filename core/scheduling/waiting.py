@@ -29,10 +29,11 @@ K = TypeVar("K")
 
 
 class Limited(NamedTuple):
-    """The limits that a lane's tasks name."""
+    """The limits that a lane's tasks name, and the project whose budget they are at the expense of."""
 
     concurrency_key: str | None
     rate_key: str | None
+    project: str = "default"
 
 
 _FREE = Limited(None, None)

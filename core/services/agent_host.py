@@ -11,6 +11,8 @@ import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from core.execution import SIGN_OF_LIFE, Attempt, CancelToken, Executor, Outcome, Progress
 from core.host import FirstAgent, LeaveHost, RegisterHost
 from core.kernel.errors import HivebusError, NotFound, Refused, Unavailable
@@ -18,6 +20,7 @@ from core.kernel.ids import uuid7
 from core.kernel.ports import Clock
 from core.services.link import Beat, BeatAnswer, Cancel, Control, Run
 from core.services.silence import Silence
+from core.services.spending import Spending
 from core.services.verdicts import unacceptable, verdict
 from core.task import AskTask, CompleteTask, FailTask, ProgressTask, StartTask
 
@@ -34,7 +37,10 @@ SELF_STOP_SHARE = 0.75
 class _Attempt:
     """One attempt that runs here."""
 
-    __slots__ = ("last_progress", "run", "silence", "silent", "started_ms", "step", "task", "token")
+    __slots__ = (
+        *("began", "last_progress", "run", "shown", "silence", "silent", "spending", "started_ms", "step", "task"),
+        "token",
+    )
 
     def __init__(self, run: Run, clock: Clock) -> None:
         self.run = run
@@ -42,7 +48,10 @@ class _Attempt:
         self.token = CancelToken()
         self.silent = False
         self.silence = Silence(clock, self.token)
+        self.spending = Spending(run.left)
+        self.began = clock.monotonic()
         self.last_progress = float("-inf")
+        self.shown = SIGN_OF_LIFE
         self.step: str | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -292,6 +301,7 @@ class AgentHost:
             timeout_s=run.timeout_s,
             fence=run.fence,
             answers=[{"question": said.question, "answer": said.answer} for said in run.answers],
+            left=run.left,
         )
 
         def report(progress: Progress) -> None:
@@ -314,20 +324,31 @@ class AgentHost:
             logger.debug("task.start %s: %s", run.task_id, error.sentence)
 
     def _say_progress(self, attempt: _Attempt, progress: Progress) -> None:
-        """Progress is no lifecycle: it reaches the log only at a new step, at most every ten seconds."""
+        """Progress is no lifecycle: it reaches the log at a new step or another usage, at most every ten seconds.
+
+        What passes the budget is said at once. A short attempt tells what it used at its end.
+        """
         attempt.silence.end()
+        attempt.spending.hear(progress.usage)
+        said_how_far = replace(progress, usage=None) != SIGN_OF_LIFE
+        if said_how_far:
+            attempt.shown = progress
         now = self._clock.monotonic()
-        known = progress == SIGN_OF_LIFE or progress.current_step == attempt.step
-        if known or now - attempt.last_progress < PROGRESS_EVERY_S:
+        new_step = said_how_far and progress.current_step != attempt.step
+        last = attempt.last_progress if new_step else max(attempt.last_progress, attempt.began)
+        due = (new_step or attempt.spending.is_news) and now - last >= PROGRESS_EVERY_S
+        if not attempt.spending.passes() and not due:
             return
-        attempt.step, attempt.last_progress = progress.current_step, now
+        shown = attempt.shown
+        attempt.step, attempt.last_progress = shown.current_step, now
         command = ProgressTask(
             task_id=attempt.run.task_id,
             fence=attempt.run.fence,
-            progress=progress.progress,
-            current_step=progress.current_step,
-            steps_completed=progress.steps_completed,
-            total_steps=progress.total_steps,
+            progress=shown.progress,
+            current_step=shown.current_step,
+            steps_completed=shown.steps_completed,
+            total_steps=shown.total_steps,
+            usage=attempt.spending.tell(),
         )
         said = asyncio.create_task(self._say(command, attempt.run))
         self._work.add(said)
@@ -344,7 +365,9 @@ class AgentHost:
         if attempt.silent:
             return
         run, started_ms = attempt.run, attempt.started_ms
-        command: CompleteTask | FailTask | AskTask = verdict(run, outcome, started_ms, attempt.token.reason)
+        attempt.spending.hear(outcome.usage)
+        usage = attempt.spending.newest
+        command: CompleteTask | FailTask | AskTask = verdict(run, outcome, started_ms, attempt.token.reason, usage)
         command_id = str(uuid7(self._clock.now_ms()))
         pause_s = 0.05
         while not attempt.silent:
@@ -362,4 +385,4 @@ class AgentHost:
                 pause_s = min(REPORT_PAUSE_S_MAX, pause_s * 2)
             except HivebusError as error:
                 # The log will never take this result (it is too large): that is how the attempt ended, then.
-                command, command_id = unacceptable(run, error, started_ms), str(uuid7(self._clock.now_ms()))
+                command, command_id = unacceptable(run, error, started_ms, usage), str(uuid7(self._clock.now_ms()))

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from core.task import Answered, Task, placed
+from core.execution import Usage
+from core.task import Answered, Task, left_of, placed
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -29,6 +30,7 @@ class Run(Struct, frozen=True, kw_only=True):
     correlation_id: str
     silence_timeout_s: float | None = None
     answers: tuple[Answered, ...] = ()
+    left: Usage = Usage()
 
 
 def run_of(task_id: str, state: Task, session: str, term: int) -> Run:
@@ -48,6 +50,7 @@ def run_of(task_id: str, state: Task, session: str, term: int) -> Run:
         correlation_id=state.correlation_id,
         silence_timeout_s=spec.silence_timeout_s,
         answers=state.answers,
+        left=left_of(state),
     )
 
 

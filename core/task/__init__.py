@@ -12,9 +12,10 @@ task waits for: dependencies, questions.
 
 from __future__ import annotations
 
+from core.task.budget import left_of, more_than_zero
 from core.task.callers import (
     DEPENDENCIES_MAX,
-    NOT_AVAILABLE,
+    POSITIVE,
     PRIORITIES,
     TASK_FAULTS,
     CancelTask,
@@ -60,6 +61,7 @@ from core.task.events import (
     TaskScheduled,
     TaskStarted,
     TaskSubmitted,
+    Used,
     task,
 )
 from core.task.hosts import CompleteTask, FailTask, ProgressTask, StartTask, complete, fail, progress, start
@@ -79,6 +81,7 @@ from core.task.scheduler import (
     queue,
 )
 from core.task.state import FINAL, LOST, Answered, Task, evolve
+from core.task.usage import NANO, NOTHING, Spent, nano
 
 __all__ = [
     "ANSWER_MAX_BYTES",
@@ -87,7 +90,9 @@ __all__ = [
     "FINAL",
     "INPUTS_MAX_BYTES",
     "LOST",
-    "NOT_AVAILABLE",
+    "NANO",
+    "NOTHING",
+    "POSITIVE",
     "PRIORITIES",
     "QUESTIONS_MAX",
     "TASK_FAULTS",
@@ -118,6 +123,7 @@ __all__ = [
     "Routing",
     "RunScheduled",
     "SettleDependencies",
+    "Spent",
     "StartTask",
     "SubmitTask",
     "Task",
@@ -138,6 +144,7 @@ __all__ = [
     "TaskStarted",
     "TaskSubmitted",
     "Time",
+    "Used",
     "Word",
     "answer",
     "approve",
@@ -151,6 +158,9 @@ __all__ = [
     "evolve",
     "expire",
     "fail",
+    "left_of",
+    "more_than_zero",
+    "nano",
     "placed",
     "progress",
     "queue",

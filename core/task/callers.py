@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta, Struct
 
 from core.catalogue import AGENT_TYPES
-from core.execution import parameters_of
+from core.execution import COST_MAX, TOKENS_MAX, parameters_of
 from core.kernel.answers import Unknown
 from core.kernel.errors import HivebusError, Refused, TooMany, Unprocessable
 from core.kernel.registry import Context, Route
 from core.kernel.times import parse_rfc3339
 from core.limit import Key
+from core.task.budget import more_than_zero
 from core.task.dependencies import Id, dependencies_of
 from core.task.events import (
     Dependency,
@@ -34,6 +34,8 @@ DEPENDENCIES_MAX = 100
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)", max_length=100)]
 Time = Annotated[str, Meta(pattern=r"^[0-9TtZz .:+-]{10,40}$(?!\n)")]
 Seconds = Annotated[float, Meta(gt=0, le=366 * 86_400)]
+# What documents say of a budget; one of zero is refused in our own words.
+POSITIVE = {"exclusiveMinimum": 0}
 
 
 class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,6 +47,10 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Times are RFC 3339. It is not started before `not_before`; if it waits at its `deadline`, longer than
     `queue_timeout_s` in one stay in the queue, or has not ended `total_timeout_s` after its submission, it expires. An
     attempt that says nothing for `silence_timeout_s` is timed out.
+
+    When its attempts together say that they used more than `max_tokens` tokens or `max_cost`, it fails with the outcome
+    `budget_exceeded`. What is left of the budget is all that another attempt gets. While a budget of its `project` is
+    spent it waits.
 
     `depends_on` is what it waits for: ids of tasks, or objects {type, task, into, from, by}. In a batch an item may
     have a `ref`, and the others name it `@ref`. `parent` is the task that this one is a part of: cancelled with it.
@@ -77,22 +83,14 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queue_timeout_s: Seconds | None = None
     total_timeout_s: Seconds | None = None
     silence_timeout_s: Annotated[float, Meta(ge=1, le=86_400)] | None = None
-    max_tokens: int | None = None
-    max_cost: float | None = None
-
-
-NOT_AVAILABLE = (
-    "max_tokens",
-    "max_cost",
-)
-_unavailable = attrgetter(*NOT_AVAILABLE)
-_LEFT_OUT = _unavailable(SubmitTask(type="any", parameters={}))
+    max_tokens: Annotated[int, Meta(le=TOKENS_MAX, extra_json_schema=POSITIVE)] | None = None
+    max_cost: Annotated[float, Meta(le=COST_MAX, extra_json_schema=POSITIVE)] | None = None
 
 
 TASK_FAULTS: dict[str, type[HivebusError]] = {
     "executor_required": Unprocessable,
     "unknown_executor": Unprocessable,
-    "not_available": Unprocessable,
+    "zero_budget": Unprocessable,
     "unknown_limit": Unprocessable,
     "deadline_passed": Unprocessable,
     "deadline_before_start": Unprocessable,
@@ -120,8 +118,8 @@ TASK_FAULTS: dict[str, type[HivebusError]] = {
 )
 def submit(command: SubmitTask, state: Task | None, context: Context) -> list[TaskEvent]:
     """A valid task is accepted, and queued unless it waits for something."""
-    if _unavailable(command) != _LEFT_OUT:
-        _refuse_unavailable(command)
+    more_than_zero(command.max_tokens, "/max_tokens")
+    more_than_zero(command.max_cost, "/max_cost")
     executor = _executor_of(command)
     depends_on: list[Dependency] | None = None
     if command.depends_on:
@@ -158,6 +156,8 @@ def submit(command: SubmitTask, state: Task | None, context: Context) -> list[Ta
         depends_on=depends_on,
         on_dependency_failure=None if policy == "cancel" or depends_on is None else policy,
         parent=command.parent,
+        max_tokens=command.max_tokens,
+        max_cost=command.max_cost,
     )
     return [submitted, TaskBlocked()] if depends_on else [submitted, *queued(submitted, context)]
 
@@ -201,17 +201,6 @@ def _times(command: SubmitTask, now_ms: int) -> tuple[int | None, int | None]:
             remedy="total_timeout_s counts from the submission: give more, or an earlier not_before.",
         )
     return begin_ms, deadline_ms
-
-
-def _refuse_unavailable(command: SubmitTask) -> None:
-    for field in NOT_AVAILABLE:
-        if getattr(command, field) not in (None, "", []):
-            raise Unprocessable(
-                f"{field} is not available in this version.",
-                code="not_available",
-                pointer=f"/{field}",
-                remedy=f"Leave {field} out or null.",
-            )
 
 
 def _executor_of(command: SubmitTask) -> str:

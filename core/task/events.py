@@ -12,7 +12,15 @@ from core.kernel.registry import Aggregate
 task = Aggregate("task")
 
 AttemptOutcome = Literal[
-    "failed", "timed_out", "output_limit", "cancelled", "interrupted", "crashed", "lease_expired", "voided"
+    "failed",
+    "timed_out",
+    "output_limit",
+    "cancelled",
+    "interrupted",
+    "crashed",
+    "lease_expired",
+    "voided",
+    "budget_exceeded",
 ]
 # What a task fails by: its last attempt, or what it waited for before there was any.
 FailureOutcome = Literal[
@@ -25,6 +33,7 @@ FailureOutcome = Literal[
     "lease_expired",
     "voided",
     "dependency_failed",
+    "budget_exceeded",
 ]
 
 # A task's id, or `@` and the `ref` of another item of the same batch.
@@ -71,6 +80,18 @@ class DependencyEnd(Struct, frozen=True, kw_only=True):
     position: int
 
 
+class Used(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What an attempt used since it was last told: what it says itself (null: nothing), and the time it held its slot.
+
+    The time is counted at the attempt's end. `project` is the task's, so that a budget need not know the task.
+    """
+
+    tokens: int | None = None
+    cost: float | None = None
+    wall_ms: int = 0
+    project: str = "default"
+
+
 @task.event("task.submitted")
 class TaskSubmitted(Event, frozen=True):
     """Somebody asked for a piece of work; everything an attempt needs is in here."""
@@ -102,6 +123,8 @@ class TaskSubmitted(Event, frozen=True):
     depends_on: list[Dependency] | None = None
     on_dependency_failure: Literal["run", "fail"] | None = None
     parent: str | None = None
+    max_tokens: int | None = None
+    max_cost: float | None = None
 
 
 @task.event("task.blocked")
@@ -182,13 +205,14 @@ class TaskStarted(Event, frozen=True):
 
 @task.event("task.progressed")
 class TaskProgressed(Event, frozen=True):
-    """The attempt reached a new step."""
+    """The attempt reached a new step, or used more."""
 
     fence: int
     progress: float | None = None
     current_step: str | None = None
     steps_completed: int | None = None
     total_steps: int | None = None
+    used: Used | None = None
 
 
 @task.event("task.attempt_ended")
@@ -203,6 +227,7 @@ class AttemptEnded(Event, frozen=True):
     result: dict[str, Any] | None = None
     agent_type: str | None = None
     type: str | None = None
+    used: Used | None = None
 
 
 @task.event("task.asked")
@@ -214,6 +239,7 @@ class TaskAsked(Event, frozen=True):
     question: str
     choices: list[str] | None = None
     started_ms: int | None = None
+    used: Used | None = None
 
 
 @task.event("task.answered")
@@ -234,6 +260,7 @@ class TaskCompleted(Event, frozen=True):
     result: dict[str, Any]
     agent_type: str | None = None
     type: str | None = None
+    used: Used | None = None
 
 
 @task.event("task.failed", final=True)
@@ -246,11 +273,15 @@ class TaskFailed(Event, frozen=True):
 
 @task.event("task.cancel_requested")
 class CancelRequested(Event, frozen=True):
-    """The attempt is asked to stop, and made to after the grace. `expires` where it is time that ends the task."""
+    """The attempt is asked to stop, and made to after the grace.
+
+    `expires` where it is time that ends the task, `fails` where it is its budget.
+    """
 
     grace_s: float
     reason: str | None = None
     expires: ExpiryReason | None = None
+    fails: Literal["budget_exceeded"] | None = None
 
 
 @task.event("task.cancelled", final=True)

@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from core.execution import Usage
 from core.kernel.registry import Context, Scope
-from core.task.events import AttemptEnded, TaskCompleted, TaskEvent, TaskProgressed, TaskStarted, task
-from core.task.rules import after, hold_fence
+from core.task.budget import overrun, used_at_end, used_on
+from core.task.events import CancelRequested, TaskCompleted, TaskEvent, TaskProgressed, TaskStarted, task
+from core.task.rules import CANCEL_GRACE_S, after, attempt_ended, hold_fence
 from core.task.state import Task
 
 
@@ -30,7 +32,7 @@ def start(command: StartTask, state: Task, context: Context) -> list[TaskEvent]:
 
 
 class ProgressTask(Struct, frozen=True, kw_only=True):
-    """The attempt reached a new step."""
+    """The attempt reached a new step, or has used more: `usage` is what it used from its beginning."""
 
     task_id: str
     fence: int
@@ -38,21 +40,26 @@ class ProgressTask(Struct, frozen=True, kw_only=True):
     current_step: Annotated[str, Meta(max_length=256)] | None = None
     steps_completed: int | None = None
     total_steps: int | None = None
+    usage: Usage | None = None
 
 
 @task.decides("task.progress", scope=Scope.HOST)
 def progress(command: ProgressTask, state: Task, context: Context) -> list[TaskEvent]:
-    """Only from the attempt that holds the fence."""
+    """Only from the attempt that holds the fence. One that used more than its task's budget is asked to stop."""
     hold_fence(state, command.fence)
-    return [
-        TaskProgressed(
-            fence=command.fence,
-            progress=command.progress,
-            current_step=command.current_step,
-            steps_completed=command.steps_completed,
-            total_steps=command.total_steps,
-        )
-    ]
+    used = used_on(state, command.usage)
+    said = TaskProgressed(
+        fence=command.fence,
+        progress=command.progress,
+        current_step=command.current_step,
+        steps_completed=command.steps_completed,
+        total_steps=command.total_steps,
+        used=used,
+    )
+    over = None if state.cancelling else overrun(state, used)
+    if over is None:
+        return [said]
+    return [said, CancelRequested(grace_s=CANCEL_GRACE_S, reason=over, fails="budget_exceeded")]
 
 
 class CompleteTask(Struct, frozen=True, kw_only=True):
@@ -62,12 +69,29 @@ class CompleteTask(Struct, frozen=True, kw_only=True):
     fence: int
     started_ms: int
     result: dict[str, Any]
+    usage: Usage | None = None
 
 
 @task.decides("task.complete", scope=Scope.HOST)
 def complete(command: CompleteTask, state: Task, context: Context) -> list[TaskEvent]:
-    """A task completes once, by the attempt that holds the fence; a completion beats a cancel on its way."""
+    """A task completes once, by the attempt that holds the fence; a completion beats a cancel on its way.
+
+    One that used more than the task's budget fails; its result stands with the attempt.
+    """
     hold_fence(state, command.fence)
+    used = used_at_end(state, command.usage, context.now_ms)
+    over = overrun(state, used)
+    if over is not None:
+        ended = attempt_ended(
+            state,
+            "budget_exceeded",
+            over,
+            context,
+            usage=command.usage,
+            started_ms=command.started_ms,
+            result=command.result,
+        )
+        return [ended, *after(state, ended, context, retryable=False, retry_after_ms=None)]
     return [
         TaskCompleted(
             fence=command.fence,
@@ -76,6 +100,7 @@ def complete(command: CompleteTask, state: Task, context: Context) -> list[TaskE
             result=command.result,
             agent_type=state.agent_type,
             type=state.spec.type,
+            used=used,
         )
     ]
 
@@ -91,20 +116,21 @@ class FailTask(Struct, frozen=True, kw_only=True):
     started_ms: int | None = None
     retry_after_ms: int | None = None
     result: dict[str, Any] | None = None
+    usage: Usage | None = None
 
 
 @task.decides("task.fail", scope=Scope.HOST)
 def fail(command: FailTask, state: Task, context: Context) -> list[TaskEvent]:
-    """Another attempt after the back-off, or the end."""
+    """Another attempt after the back-off, or the end: also where the task's budget leaves nothing to another one."""
     hold_fence(state, command.fence)
-    ended = AttemptEnded(
-        fence=command.fence,
-        agent_id=state.agent_id or "",
-        outcome=command.outcome,
-        error=command.error,
+    over = overrun(state, used_at_end(state, command.usage, context.now_ms))
+    ended = attempt_ended(
+        state,
+        command.outcome if over is None else "budget_exceeded",
+        over or command.error,
+        context,
+        usage=command.usage,
         started_ms=command.started_ms,
         result=command.result,
-        agent_type=state.agent_type,
-        type=state.spec.type,
     )
     return [ended, *after(state, ended, context, command.retryable, command.retry_after_ms)]

@@ -7,19 +7,18 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from core.execution import Usage
 from core.kernel.errors import Refused, Unprocessable
 from core.kernel.registry import Context, Route, Scope
+from core.task.budget import nothing_left, overrun, used_at_end
 from core.task.events import (
-    AttemptEnded,
     AttemptOutcome,
     TaskAnswered,
     TaskAsked,
-    TaskCancelled,
     TaskEvent,
-    TaskFailed,
     task,
 )
-from core.task.rules import hold_fence, queued
+from core.task.rules import after, attempt_ended, hold_fence, queued
 from core.task.state import Task
 
 QUESTIONS_MAX = 20
@@ -37,18 +36,21 @@ class AskTask(Struct, frozen=True, kw_only=True):
     question: Question
     choices: Choices | None = None
     started_ms: int | None = None
+    usage: Usage | None = None
 
 
 @task.decides("task.ask", scope=Scope.HOST)
 def ask(command: AskTask, state: Task, context: Context) -> list[TaskEvent]:
-    """The attempt ends with its question; whoever asks without end fails."""
+    """The attempt ends with its question; whoever asks without end, or has nothing left to go on with, fails."""
     hold_fence(state, command.fence)
-    if state.cancelling:
-        error = "It was cancelled while it asked."
-        return [_ended(state, "cancelled", error), TaskCancelled(reason=state.cancel_reason)]
+    if state.cancelling and not state.overrun:
+        return _end_with(state, command, context, "cancelled", "It was cancelled while it asked.")
+    used = used_at_end(state, command.usage, context.now_ms)
+    spent = overrun(state, used) or nothing_left(state, used)
+    if spent is not None:
+        return _end_with(state, command, context, "budget_exceeded", spent)
     if len(state.answers) >= QUESTIONS_MAX:
-        error = f"It asked more than {QUESTIONS_MAX} questions."
-        return [_ended(state, "failed", error), TaskFailed(error=error, outcome="failed")]
+        return _end_with(state, command, context, "failed", f"It asked more than {QUESTIONS_MAX} questions.")
     return [
         TaskAsked(
             fence=command.fence,
@@ -56,19 +58,15 @@ def ask(command: AskTask, state: Task, context: Context) -> list[TaskEvent]:
             question=command.question,
             choices=command.choices,
             started_ms=command.started_ms,
+            used=used,
         )
     ]
 
 
-def _ended(state: Task, outcome: AttemptOutcome, error: str) -> AttemptEnded:
-    return AttemptEnded(
-        fence=state.fence,
-        agent_id=state.agent_id or "",
-        outcome=outcome,
-        error=error,
-        agent_type=state.agent_type,
-        type=state.spec.type,
-    )
+def _end_with(state: Task, command: AskTask, context: Context, outcome: AttemptOutcome, error: str) -> list[TaskEvent]:
+    """The attempt and its task end instead of asking."""
+    ended = attempt_ended(state, outcome, error, context, usage=command.usage)
+    return [ended, *after(state, ended, context, retryable=False, retry_after_ms=None)]
 
 
 class AnswerTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

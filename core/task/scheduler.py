@@ -9,7 +9,6 @@ from msgspec import Struct
 from core.kernel.errors import Refused
 from core.kernel.registry import Context, Scope
 from core.task.events import (
-    AttemptEnded,
     CancelRequested,
     ExpiryReason,
     Routing,
@@ -19,7 +18,7 @@ from core.task.events import (
     TaskQueued,
     task,
 )
-from core.task.rules import CANCEL_GRACE_S, after, cancelled, hold_fence
+from core.task.rules import CANCEL_GRACE_S, after, attempt_ended, cancelled, hold_fence
 from core.task.state import FINAL, Task
 
 
@@ -80,14 +79,7 @@ class ExpireTask(Struct, frozen=True, kw_only=True):
 def expire(command: ExpireTask, state: Task, context: Context) -> list[TaskEvent]:
     """The attempt counts as lost; the task goes back to the queue at once, until it has lost too many."""
     hold_fence(state, command.fence)
-    ended = AttemptEnded(
-        fence=command.fence,
-        agent_id=state.agent_id or "",
-        outcome=command.outcome,
-        error=command.error,
-        agent_type=state.agent_type,
-        type=state.spec.type,
-    )
+    ended = attempt_ended(state, command.outcome, command.error, context)
     return [ended, *after(state, ended, context, retryable=True, retry_after_ms=None)]
 
 

@@ -29,8 +29,10 @@ from core.task.events import (
     TaskScheduled,
     TaskStarted,
     TaskSubmitted,
+    Used,
     task,
 )
+from core.task.usage import NOTHING, Spent
 
 FINAL = frozenset({"completed", "failed", "cancelled", "expired"})
 LOST = frozenset({"crashed", "lease_expired"})
@@ -62,6 +64,12 @@ class Task(Struct, frozen=True, kw_only=True):
     cancelling: bool = False
     cancel_reason: str | None = None
     expires: ExpiryReason | None = None
+    # Whether it is being stopped because it used more than its budget.
+    overrun: bool = False
+    assigned_ms: int = 0
+    # What all attempts have told that they used, and what the last one has.
+    spent: Spent = NOTHING
+    told: Spent = NOTHING
     # The tasks, and the places in depends_on of the approvals, that it still waits for.
     open_tasks: frozenset[str] = frozenset()
     open_approvals: frozenset[int] = frozenset()
@@ -109,15 +117,17 @@ def evolve(state: Task | None, event: TaskEvent, moment: Moment) -> Task:
                 agent_id=event.agent_id,
                 host_id=event.host_id,
                 agent_type=event.agent_type,
+                assigned_ms=moment.time_ms,
+                told=NOTHING,
             )
         case TaskStarted():
             return replace(state, status="running")
         case TaskProgressed():
-            return state
+            return _used(state, event.used)
         case AttemptEnded():
             failed = event.outcome not in LOST and event.outcome not in ("interrupted", "voided", "cancelled")
             return replace(
-                state,
+                _used(state, event.used),
                 failures=state.failures + failed,
                 crashes=state.crashes + (event.outcome in LOST),
                 agent_id=None,
@@ -125,7 +135,7 @@ def evolve(state: Task | None, event: TaskEvent, moment: Moment) -> Task:
             )
         case TaskAsked():
             return replace(
-                state,
+                _used(state, event.used),
                 status="input_required",
                 question=event.question,
                 choices=event.choices,
@@ -136,17 +146,29 @@ def evolve(state: Task | None, event: TaskEvent, moment: Moment) -> Task:
             answered = Answered(event.question, event.answer)
             return replace(state, question=None, choices=None, answers=(*state.answers, answered))
         case TaskCompleted():
-            return replace(state, status="completed")
+            return replace(_used(state, event.used), status="completed")
         case TaskFailed():
             return replace(state, status="failed")
         case CancelRequested():
-            return replace(state, cancelling=True, cancel_reason=event.reason, expires=event.expires)
+            return replace(
+                state,
+                cancelling=True,
+                cancel_reason=event.reason,
+                expires=event.expires,
+                overrun=event.fails is not None,
+            )
         case TaskCancelled():
             return replace(state, status="cancelled")
         case TaskExpired():
             return replace(state, status="expired")
         case _:
             assert_never(event)
+
+
+def _used(state: Task, used: Used | None) -> Task:
+    if used is None:
+        return state
+    return replace(state, spent=state.spent.plus(used), told=state.told.plus(used))
 
 
 def _submitted(event: TaskSubmitted, moment: Moment) -> Task:

@@ -26,6 +26,7 @@ NOUN_DOCS = {
     "task": "Submit tasks, look at them, follow and cancel them.",
     "agent": "See who works, spawn and retire agents.",
     "limit": "Say how many run at a time and how fast they start, by key.",
+    "budget": "Say how many tokens, how much cost and time a project may use, and see what it has.",
     "schedule": "Submit tasks again and again, by cron or at an interval.",
     "statistics": "See how attempts went, by task type and agent type.",
     "log": "Read the log of events, and take care of it.",
@@ -34,6 +35,7 @@ NOUN_EXAMPLES = {
     "task": ("hivebus task submit --type hello --wait -- echo hello", "hivebus task list --status failed"),
     "agent": ("hivebus agent list", "hivebus agent spawn --type shell --slots 4"),
     "limit": ("hivebus limit set openai --concurrency 4 --rate-per-s 2", "hivebus limit list"),
+    "budget": ("hivebus budget set my-project --cost 20", "hivebus budget list"),
     "schedule": (
         "hivebus schedule set nightly --cron '30 2 * * *' --task type=report --task executor=command"
         """ --task 'parameters={"argv":["./report.sh"]}'""",

@@ -52,10 +52,10 @@ class How(Struct, frozen=True, kw_only=True):
 
 def submit_verb() -> Verb:
     """The command, with one option per field that the server takes."""
-    from core.task import NOT_AVAILABLE, SubmitTask  # noqa: PLC0415 - only this command needs them
+    from core.task import SubmitTask  # noqa: PLC0415 - only this command needs them
     from entrypoints.cli.options import options_of, values_of  # noqa: PLC0415
 
-    task_options = options_of(SubmitTask, leave_out=frozenset((*NOT_AVAILABLE, "ref")), optional=True)
+    task_options = options_of(SubmitTask, leave_out=frozenset({"ref"}), optional=True)
 
     def run(
         file: BinaryIO | None,

@@ -91,9 +91,9 @@ def faults_of(action: Action) -> dict[str, type[HivebusError]]:
 
 
 def _is_named(action: Action) -> bool:
-    """Whether it is about what a user has named: a limit that is read, a schedule unless it is being set."""
+    """Whether it is about what a user has named: a limit or budget that is read, a schedule unless it is set."""
     noun, _, verb = action.name.partition(".")
-    field = {"limit": "key", "schedule": "name"}.get(noun)
+    field = {"limit": "key", "budget": "key", "schedule": "name"}.get(noun)
     return field in action.struct.__struct_fields__ and verb != "set"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,12 +9,9 @@ import msgspec
 from core.kernel.cloud_events import CloudEvent
 from core.services.log_care import CareState
 from core.services.trim import TrimState
-from core.task import NOT_AVAILABLE, SubmitTask
 
 END = r"$(?!\n)"
 REF = "#/components/schemas/{name}"
-# Declared for later versions and refused until then: a document shows what can be sent.
-LEFT_OUT: dict[str, Sequence[str]] = {SubmitTask.__name__: NOT_AVAILABLE}
 # What the program says, it says whole: their defaults are no licence to leave a field out.
 WHOLE = frozenset(shape.__name__ for shape in (CloudEvent, CareState, TrimState))
 
@@ -54,13 +50,8 @@ class Shapes:
 
 
 def _possible(name: str, schema: Schema) -> Schema:
-    """A schema without the fields that are refused in this version, and with all that are always said required."""
-    if name in WHOLE:
-        return schema | {"required": list(schema["properties"])}
-    if name in LEFT_OUT:
-        kept = {field: kind for field, kind in schema["properties"].items() if field not in LEFT_OUT[name]}
-        return schema | {"properties": kept}
-    return schema
+    """A schema in which all that is always said is required."""
+    return schema | {"required": list(schema["properties"])} if name in WHOLE else schema
 
 
 def plain(schema: Any) -> Any:

@@ -88,3 +88,17 @@ async def paint_async(task: Task, key: str = "") -> str:
 
 
 not_callable = 1
+
+
+def buy(task: Task) -> dict[str, Any]:
+    task.spend(tokens=5)
+    task.spend(tokens=2, cost=0.25)
+    return {"tokens_left": task.tokens_left, "cost_left": task.cost_left}
+
+
+async def buy_async(task: Task) -> dict[str, Any]:
+    return buy(task)
+
+
+def cheat(task: Task, tokens: Any) -> None:
+    task.spend(tokens=tokens)

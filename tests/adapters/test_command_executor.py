@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from msgspec.structs import replace
 
 from adapters.executors.command import CommandExecutor
 from adapters.executors.host import Host
 from adapters.executors.warden import WORKSPACE_VARIABLE
 from adapters.memory.blobs import MemoryBlobs
-from core.execution import Attempt, CancelToken, Outcome
+from core.execution import Attempt, CancelToken, Outcome, Progress, Usage
 from tests.adapters.executing import FixedSecrets, a_host, alive, an_attempt, silent, until
 
 SECRET = "correct horse battery staple"
@@ -229,6 +230,7 @@ async def test_the_environment_holds_nothing_of_the_server(
         "HIVEBUS_TASK_ID": "task",
         "HIVEBUS_AGENT_ID": "agent",
         "HIVEBUS_ATTEMPT": "1",
+        "HIVEBUS_USAGE_FILE": f"{workspace}/.tmp/usage.json",
         WORKSPACE_VARIABLE: workspace,
         "MINE": "1",
     }
@@ -298,3 +300,46 @@ async def test_many_commands_run_side_by_side_and_no_descriptor_is_left(host: Ho
     outcomes = await asyncio.gather(*(run(host, attempt) for attempt in attempts))
     assert [outcome.result["stdout"] for outcome in outcomes if outcome.result] == [f"{n}\n" for n in range(20)]
     assert len(os.listdir("/dev/fd")) <= before + 1  # the loop's own, by its child watcher
+
+
+async def test_a_program_says_what_it_used_in_a_file(host: Host) -> None:
+    told: list[Progress] = []
+    script = """echo '{"tokens": 5}' > $HIVEBUS_USAGE_FILE; until test -e go; do sleep 0.01; done
+    echo '{"tokens": 7, "cost": 0.25}' > $HIVEBUS_USAGE_FILE"""
+
+    def report(progress: Progress) -> None:
+        told.append(progress)
+        (host.workspaces.path(attempt) / "go").touch()
+
+    attempt = shell(script)
+    outcome = await CommandExecutor(host).run(attempt, CancelToken(), report)
+    assert told == [Progress(usage=Usage(tokens=5))]
+    assert (outcome.outcome, outcome.usage) == ("completed", Usage(tokens=7, cost=0.25))
+    assert outcome.result is not None
+    assert [file["path"] for file in outcome.result["files"]] == ["go"]
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ("echo many > $HIVEBUS_USAGE_FILE", "is no {tokens, cost}"),
+        ("""echo '{"tokens": -1}' > $HIVEBUS_USAGE_FILE""", "is no {tokens, cost}"),
+        ("""echo '{"token": 1}' > $HIVEBUS_USAGE_FILE""", "is no {tokens, cost}"),
+        ("mkfifo $HIVEBUS_USAGE_FILE", "is no plain file"),
+        ("mkdir $HIVEBUS_USAGE_FILE", "is no plain file"),
+        ("ln -s /etc/hostname $HIVEBUS_USAGE_FILE", "cannot be read"),
+        ("head -c 5000 /dev/zero > $HIVEBUS_USAGE_FILE", "has more than 4096 bytes"),
+    ],
+)
+async def test_what_is_no_usage_is_not_counted_and_said(host: Host, written: str, why: str) -> None:
+    outcome = await run(host, shell(written))
+    assert (outcome.outcome, outcome.usage) == ("completed", None)
+    assert outcome.result is not None
+    assert why in outcome.result["unknown"]["usage"]
+
+
+async def test_a_program_of_a_task_with_a_budget_knows_what_is_left(host: Host) -> None:
+    attempt = replace(shell("echo $HIVEBUS_TASK_TOKENS_LEFT $HIVEBUS_TASK_COST_LEFT"), left=Usage(tokens=9, cost=0.5))
+    outcome = await run(host, attempt)
+    assert outcome.result is not None
+    assert outcome.result["stdout"] == "9 0.500000000\n"

@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from adapters.executors import functions
 from adapters.executors.functions import Functions
 from adapters.executors.host import Host
 from adapters.executors.python import PythonExecutor
-from core.execution import CancelToken, Outcome, Progress
+from core.execution import CancelToken, Outcome, Progress, Usage
 from tests.adapters.executing import a_host, alive, an_attempt, silent, until
 
 NAMES = [
@@ -31,6 +32,9 @@ NAMES = [
     "stubborn",
     "paint",
     "paint_async",
+    "buy",
+    "buy_async",
+    "cheat",
     "not_callable",
     "missing",
 ]
@@ -217,3 +221,20 @@ async def test_a_question_ends_the_attempt_and_the_next_one_gets_the_answer(
 async def test_a_question_holds_no_secret(host: Host) -> None:
     outcome = await call(host, "paint_async", key=SECRET)
     assert outcome.question == "Which colour?[secret MY_KEY]"
+
+
+@pytest.mark.parametrize("function", ["buy", "buy_async"])
+async def test_a_function_says_what_it_used_and_knows_what_is_left(host: Host, function: str) -> None:
+    told: list[Progress] = []
+    attempt = replace(an_attempt("python", function=function), left=Usage(tokens=9))
+    outcome = await PythonExecutor(host, Functions(REGISTERED)).run(attempt, CancelToken(), told.append)
+    assert outcome.result is not None
+    assert outcome.result["value"] == {"tokens_left": 9, "cost_left": None}
+    assert told == [Progress(usage=Usage(tokens=5)), Progress(usage=Usage(tokens=7, cost=0.25))]
+
+
+@pytest.mark.parametrize(("tokens", "why"), [(-1, "0 or more"), (1.5, "whole number")])
+async def test_nobody_used_less_than_nothing(host: Host, tokens: float, why: str) -> None:
+    outcome = await call(host, "cheat", tokens=tokens)
+    assert outcome.outcome == "failed"
+    assert why in (outcome.error or "")

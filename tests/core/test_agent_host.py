@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from core.execution import Attempt, Outcome, Progress
+from core.execution import Attempt, Outcome, Progress, Usage
 from core.host import LeaveHost, RegisterHost
 from core.kernel.errors import NotFound, Refused, Unavailable
 from core.services.agent_host import PROGRESS_EVERY_S, STARTED_AFTER_S, AgentHost
@@ -340,6 +340,41 @@ async def test_an_order_that_is_out_of_date_is_ignored(world: World, changed: di
     await quiet()
     assert len(world.hand.going) == 1
     assert not world.hand.going[0].token.cancelled.is_set()
+
+
+async def test_what_an_attempt_used_is_told_now_and_then_and_at_its_end(world: World) -> None:
+    going = await world.begun()
+    going.report(Progress(usage=Usage(tokens=10)))
+    going.report(Progress(progress=0.5, current_step="boil", usage=Usage(tokens=20)))
+    world.clock.advance(PROGRESS_EVERY_S)
+    going.report(Progress(usage=Usage(cost=0.5)))
+    going.report(Progress(usage=Usage(tokens=30)))
+    await quiet()
+    progress = [said for said in world.control.verdicts() if isinstance(said, ProgressTask)]
+    boil = {"task_id": "t", "fence": 7, "progress": 0.5, "current_step": "boil"}
+    assert progress == [
+        ProgressTask(**boil, usage=Usage(tokens=20)),
+        ProgressTask(**boil, usage=Usage(tokens=20, cost=0.5)),
+    ]
+    going.end(Outcome(outcome="completed", result={}, usage=Usage(cost=0.75)))
+    await until(lambda: bool(world.control.reports()))
+    usage = Usage(tokens=30, cost=0.75)
+    assert world.control.reports() == [CompleteTask(task_id="t", fence=7, started_ms=NOW_MS, result={}, usage=usage)]
+
+
+@pytest.mark.parametrize(
+    ("left", "usage"),
+    [(Usage(tokens=9), Usage(tokens=10)), (Usage(cost=0.1), Usage(cost=0.2)), (Usage(tokens=0), Usage(tokens=1))],
+)
+async def test_an_attempt_that_passes_what_is_left_to_it_says_so_at_once_and_once(
+    world: World, left: Usage, usage: Usage
+) -> None:
+    going = await world.begun(left=left)
+    assert going.attempt.left == left
+    going.report(Progress(usage=usage))
+    going.report(Progress(usage=usage))
+    await quiet()
+    assert world.control.verdicts() == [ProgressTask(task_id="t", fence=7, usage=usage)]
 
 
 async def test_a_beat_brings_the_newest_term(world: World) -> None:

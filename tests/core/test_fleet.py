@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from core.agent import AgentDraining, AgentRetired, AgentStopped
 from core.host import HostLeft, HostLost
 from core.kernel.outcomes import CommandUnchanged
+from core.scheduling.budgets import Budgets
 from core.scheduling.election import SchedulerElected
 from core.scheduling.eligibility import Requirement
 from core.scheduling.entries import AGE_STEP_MS, AgentEntry, HostEntry, TaskEntry
@@ -342,6 +343,7 @@ def test_a_log_that_was_trimmed_of_what_has_ended_folds_to_the_same_fleet(
     for fleet in (trimmed, whole):
         fleet.shares, fleet.statistics = Shares(), Statistics()
         fleet.limits.buckets = {}
+        fleet.budgets = Budgets()
         for entry in fleet.tasks.values():
             entry.charged_ms = 0.0
     assert to_look_up(portrait(trimmed)) == to_look_up(portrait(whole))

@@ -345,6 +345,7 @@ def test_every_accepted_task_ends_when_hosts_behave_and_no_slot_leaks(steps: lis
     assert all(status in FINAL for status in tasks.values())
     assert simulation.fleet.tasks == {}
     simulation.check_order()
+    simulation.check_spending()
     assert (simulation.fleet.dependencies.blocked, simulation.fleet.dependencies.ready) == ({}, [])
     claims = simulation.overlay.claims
     assert (claims.by_agent, claims.by_host, claims.by_key, claims.by_share) == ({}, {}, {}, {})
@@ -364,6 +365,7 @@ def test_whoever_takes_over_in_the_middle_brings_everything_to_its_end(
     simulation.end_well()
     assert simulation.live_tasks() == []
     simulation.check_order()
+    simulation.check_spending()
 
 
 @settings(max_examples=150)

@@ -13,7 +13,6 @@ from core.kernel.errors import Refused, Unprocessable
 from core.kernel.ids import draw
 from core.task import (
     FINAL,
-    NOT_AVAILABLE,
     PRIORITIES,
     AssignTask,
     AttemptEnded,
@@ -178,12 +177,6 @@ def test_parameters_that_the_executor_could_never_run_are_refused_with_a_pointer
     )
 
 
-@pytest.mark.parametrize("field", NOT_AVAILABLE)
-def test_what_this_version_cannot_do_is_refused_and_never_ignored(field: str) -> None:
-    value: Any = ["x"] if field == "depends_on" else 5.0 if field.endswith("_s") or field.startswith("max") else "x"
-    given().when(submit(**{field: value})).then_raises(Unprocessable, code="not_available", pointer=f"/{field}")
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -270,6 +263,7 @@ def test_a_queued_task_is_assigned_and_the_position_is_its_fence() -> None:
         term=7,
         agent_id="b",
         host_id="h2",
+        assigned_ms=NOW_MS,
     )
 
 

@@ -39,6 +39,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "agent.spawn": {"type": "shell", "name": "ann", "capabilities": []},
     "event.list": {"after": 0, "limit": 3},
     "task.answer": {"answer": "blue"},
+    # Of a project that no task of any test belongs to.
+    "budget.set": {"tokens": 5},
     "schedule.set": SCHEDULE,
     # A type that no other test asks for.
     "queue.pause": {"what": "type", "name": "sample"},
@@ -118,13 +120,15 @@ def good(action: Action, program: RunningProgram, state: str | None = None) -> d
 
 
 def made(noun: str, program: RunningProgram, state: str = "fresh") -> str:
-    """The id of a new thing. Whoever uses a limit or a schedule names it.
+    """The id of a new thing. Whoever uses a limit, a budget or a schedule names it.
 
     A task may be `ended` (completed), `cancelled`, `unapproved` (blocked by an approval) or `asking`.
     """
     if noun == "key":
         limited = program.request("PUT", "/api/limits/sample", json={"concurrency": 1}, params={"wait": "recorded"})
         assert limited.status_code == 202, limited.text
+        budgeted = program.request("PUT", "/api/budgets/sample", json={"tokens": 4}, params={"wait": "recorded"})
+        assert budgeted.status_code == 202, budgeted.text
         return "sample"
     if noun == "name":
         path = "/api/schedules/sample"

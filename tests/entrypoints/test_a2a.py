@@ -364,7 +364,7 @@ BAD_MESSAGES: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"parts": [{"data": ECHO | {"oops": 1}}]}, -32602, "unknown_field", "/message/parts/0/data/oops"),
     ({"parts": [{"data": ECHO | {"wait": 1}}]}, -32602, "unknown_field", "/message/parts/0/data/wait"),
     ({"parts": [{"data": ECHO | {"priority": 5.5}}]}, -32602, "invalid_field", "/message/parts/0/data/priority"),
-    ({"parts": [{"data": ECHO | {"max_cost": 1.0}}]}, -32602, "not_available", "/message/parts/0/data/max_cost"),
+    ({"parts": [{"data": ECHO | {"max_cost": 0.0}}]}, -32602, "zero_budget", "/message/parts/0/data/max_cost"),
     (
         {"parts": [{"data": {"type": "x", "parameters": {}}}]},
         -32602,

@@ -270,7 +270,7 @@ def test_a_resource_that_is_not_there_has_the_code_of_its_era(program: RunningPr
         (ECHO | {"wait": "soon"}, "invalid_field", "/wait"),
         (ECHO | {"executor": None}, "executor_required", "/executor"),
         (ECHO | {"depends_on": [UNKNOWN_ID]}, "unknown_dependency", "/depends_on/0"),
-        (ECHO | {"max_cost": 1.5}, "not_available", "/max_cost"),
+        (ECHO | {"max_cost": 0}, "zero_budget", "/max_cost"),
         (ECHO | {"parameters": {"argv": ["a", "--token=abcdefgh"]}}, "literal_secret", "/parameters/argv/1"),
     ],
 )

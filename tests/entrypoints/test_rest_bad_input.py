@@ -130,8 +130,8 @@ def test_json_that_is_no_object_is_a_422(program: RunningProgram, body: bytes) -
         ({"queue_timeout_s": 0}, "invalid_field", "/queue_timeout_s"),
         ({"total_timeout_s": -1}, "invalid_field", "/total_timeout_s"),
         ({"silence_timeout_s": 0}, "invalid_field", "/silence_timeout_s"),
-        ({"max_tokens": 5}, "not_available", "/max_tokens"),
-        ({"max_cost": 0.5}, "not_available", "/max_cost"),
+        ({"max_tokens": 0}, "zero_budget", "/max_tokens"),
+        ({"max_cost": -0.5}, "zero_budget", "/max_cost"),
     ],
     ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "",
 )

@@ -83,6 +83,7 @@ def test_a_misspelt_variable_is_refused_with_the_one_that_was_meant(
         "HIVEBUS_TASK_ID",
         "HIVEBUS_AGENT_ID",
         "HIVEBUS_ATTEMPT",
+        "HIVEBUS_USAGE_FILE",
         "HIVE",
     ],
 )

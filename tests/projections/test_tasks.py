@@ -20,6 +20,7 @@ from core.task import (
     TaskQueued,
     TaskScheduled,
     TaskStarted,
+    Used,
 )
 from projections import task_queries as q
 from projections import tasks as t
@@ -51,6 +52,7 @@ SUBMITTED: dict[str, Any] = {
     "result": None,
     "attempts": [],
     "routing": None,
+    "used": None,
 }
 ASSIGNED = SUBMITTED | {
     "status": "assigned",
@@ -243,7 +245,23 @@ def test_what_was_asked_for_is_kept_beside_the_life() -> None:
         "depends_on": None,
         "on_dependency_failure": None,
         "parent": None,
+        "max_tokens": None,
+        "max_cost": None,
     }
+
+
+async def test_what_its_attempts_used_is_summed_up_and_what_nobody_told_is_null(tmp_path: Path) -> None:
+    history = History()
+    history.commit("task", "t", submitted(max_tokens=9, max_cost=0.5), TaskQueued())
+    for used in (Used(wall_ms=250), Used(tokens=4), Used(tokens=0, wall_ms=750)):
+        history.commit("task", "t", assigned())
+        history.commit("task", "t", TaskProgressed(fence=3, progress=0.5, used=used))
+    async with projected(tmp_path, VIEWS, history) as views:
+        shown = await ask(views, q.show_task, q.ShowTask(task_id="t"))
+        assert (shown["max_tokens"], shown["max_cost"]) == (9, 0.5)
+        assert shown["usage"] == {"tokens": 4, "cost": None, "wall_s": 1.0}
+        before = await ask(views, q.show_task, q.ShowTask(task_id="t"), 3)
+        assert before["usage"] == {"tokens": None, "cost": None, "wall_s": 0.25}
 
 
 # Questions
@@ -425,6 +443,9 @@ async def test_a_task_is_shown_with_all_that_is_known_about_it(tmp_path: Path) -
         "queue_timeout_s": None,
         "total_timeout_s": None,
         "silence_timeout_s": None,
+        "max_tokens": None,
+        "max_cost": None,
+        "usage": {"tokens": None, "cost": None, "wall_s": 0.0},
         "paused": None,
         "replay_of": None,
         "schedule_id": None,

@@ -148,9 +148,3 @@ def test_every_reference_leads_somewhere() -> None:
             for step in reference.removeprefix("#/").split("/"):
                 assert step in place, (name, reference)
                 place = place[step]
-
-
-def test_what_is_refused_in_this_version_is_in_no_document() -> None:
-    fields = DOCUMENT["components"]["schemas"]["SubmitTask"]["properties"]
-    assert "max_tokens" not in fields
-    assert "not_before" in fields
