@@ -89,7 +89,9 @@ class Audit:
             case TaskAssigned():
                 self._assigned(commit, event)
             case TaskStarted() | AttemptEnded() | TaskCompleted() | TaskAsked():
-                assert id_ in self._held and self._held[id_].fence == event.fence, f"{event} is of another attempt"
+                held = self._held.get(id_)
+                assert held is not None, f"{event}, and nothing holds {id_}"
+                assert held.fence == event.fence, f"{event} is of another attempt"
                 self.checked["reports by who holds the task"] += 1
                 if not isinstance(event, TaskStarted):
                     del self._held[id_]
@@ -116,8 +118,10 @@ class Audit:
         key = self._specs[id_].concurrency_key
         if key is not None:
             running = sum(spec.concurrency_key == key for _, spec in live)
-            allowed = max(1 if limit is None or limit.concurrency is None else limit.concurrency
-                          for limit in self._in_force(key, seen, commit.position))
+            allowed = max(
+                1 if limit is None or limit.concurrency is None else limit.concurrency
+                for limit in self._in_force(key, seen, commit.position)
+            )
             assert running <= allowed, f"{running} run with {key} at {commit.position}, {allowed} may"
             self.checked["limits of concurrency"] += 1
         key = self._specs[id_].rate_key

@@ -26,10 +26,10 @@ from core.scheduling.images import fleet_of, image_of
 from core.scheduling.overlay import Claims
 from core.scheduling.policy import Decision, next_due_ms
 from core.task import FINAL, AskTask, AssignTask, CancelTask, CompleteTask, FailTask, StartTask
-from tests import given
-from tests.audit import Audit
 from projections.catalogue import VIEWS
 from projections.explain import ExplainTask, explain_task
+from tests import given
+from tests.audit import Audit
 from tests.given import KEYS, NOW_MS, STEP_KINDS, Simulation, _submission, ask, portrait, projected, submit
 
 Step = tuple[str, int]
@@ -129,8 +129,9 @@ class World(Simulation):
         command = _submission(number)
         if kind == "pin":
             agents = [id_ for noun, id_ in self.history.states if noun == "agent"]
-            state = self.history.states["agent", agents[number % len(agents)]]
-            command = replace(command, agent_type=None, executor=state.spec.executor, agent_id=agents[number % len(agents)])
+            agent_id = agents[number % len(agents)]
+            state = self.history.states["agent", agent_id]
+            command = replace(command, agent_type=None, executor=state.spec.executor, agent_id=agent_id)
             if state.spec.executor == "python":
                 command = replace(command, parameters={"function": "noop"})
             else:
@@ -220,7 +221,9 @@ class World(Simulation):
     def _rush(self, number: int) -> None:
         """More tasks of a rate than it lets start, and work for them that takes no time."""
         key = KEYS[number % 2]
-        self.attempt(SetLimit(key=key, concurrency=2, rate_per_s=(0.5, 1.0, 2.0, 4.0)[number // 2], burst=1 + number % 3))
+        self.attempt(
+            SetLimit(key=key, concurrency=2, rate_per_s=(0.5, 1.0, 2.0, 4.0)[number // 2], burst=1 + number % 3)
+        )
         for _ in range(4):
             self.attempt(submit(rate_key=key, timeout_s=30))
         for _ in range(6):
@@ -255,7 +258,8 @@ class World(Simulation):
         for entry in self.fleet.tasks.values():
             if entry.held:
                 host = self.fleet.hosts.get(entry.host_id)
-                assert host is not None and host.session == entry.session, f"{entry.id} is held by nobody"
+                assert host is not None, f"{entry.id} is held by an unknown host"
+                assert host.session == entry.session, f"{entry.id} is held by nobody"
                 assert not entry.term < term < entry.fence, f"{entry.id} is held for a deposed scheduler"
                 self.held["attempts on a session that lives"] += 1
 
@@ -284,7 +288,8 @@ class World(Simulation):
         for decision in decisions:
             if isinstance(decision.command, AssignTask):
                 first = self._first(waiting, claims)
-                assert first is not None and first.id == decision.key, f"{decision.key} came before {first}"
+                assert first is not None, f"{decision.key} may not run"
+                assert first.id == decision.key, f"{decision.key} came before {first}"
                 assert decision.claim is not None
                 claims.add(decision.claim)
                 waiting.remove(first)
@@ -446,7 +451,7 @@ class World(Simulation):
 
 def steps_of(seed: int, count: int) -> list[Step]:
     """The steps of a seed."""
-    rng = random.Random(seed)  # noqa: S311 - reproducible
+    rng = random.Random(seed)
     return [(rng.choice(KINDS), rng.randrange(8)) for _ in range(count)]
 
 

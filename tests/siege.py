@@ -1,8 +1,8 @@
 """A siege: one task of the lowest priority waits, and others are drawn to keep it from its turn.
 
-Every slot finds new work each round: of the task's own key with the highest priority, of other keys of its principal, of
-other principals, of keys and principals that are used once, on agents that its line shares with others. The bound of
-docs/explanation/scheduling-and-fences.md says how long that can go on.
+Every slot finds new work each round: of the task's own key with the highest priority, of other keys of its principal,
+of other principals, of keys and principals that are used once. The bound in docs/explanation/scheduling-and-fences.md
+says how long that can go on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Bound(NamedTuple):
 
 def siege(seed: int) -> Bound:
     """Besiege a task until it runs. Raises AssertionError where the bound does not hold."""
-    rng = random.Random(seed)  # noqa: S311 - reproducible
+    rng = random.Random(seed)
     slots = rng.randint(1, 4)
     scene = Scene().host(slots=slots).agent(slots=slots)
     mine = ("ann", "k0")

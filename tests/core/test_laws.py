@@ -56,4 +56,3 @@ def test_each_kind_of_step_and_each_law_comes_up_in_a_dozen_histories() -> None:
     assert set(KINDS) <= {kind for world in worlds for kind in world.did}
     held = {law for world in worlds for law in world.held}
     assert {"void assignments of a deposed scheduler", "limits of concurrency", "spans of a rate"} <= held
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 
 from core.kernel.errors import Unprocessable
@@ -244,6 +245,12 @@ def test_a_burst_without_a_rate_is_refused() -> None:
     with pytest.raises(Unprocessable) as refused:
         History().execute(SetLimit(key="api", burst=3))
     assert (refused.value.code, refused.value.pointer) == ("invalid_field", "/burst")
+
+
+@pytest.mark.parametrize("spec", [{"rate_per_s": 1e-310}, {"rate_per_s": 0.0}, {"weight": 1e-308}, {"weight": 0.0}])
+def test_what_would_divide_to_infinity_is_no_limit(spec: dict[str, float]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"key": "api", **spec}, SetLimit)
 
 
 def test_a_line_stays_as_short_as_its_flows_however_often_they_are_served() -> None:
