@@ -103,7 +103,7 @@ class Agents(RowView):
             case t.TaskAsked():
                 return _ended(row, commit, completed=0, busy_ms=0, counts=False)
             case t.AttemptEnded():
-                measured = event.outcome in ("failed", "timed_out", "output_limit")
+                measured = event.outcome in ("failed", "timed_out", "output_limit", "budget_exceeded")
                 busy_ms = time_ms - event.started_ms if measured and event.started_ms else 0
                 return _ended(row, commit, completed=0, busy_ms=busy_ms, counts=measured)
             case _:

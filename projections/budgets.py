@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, TypedDict
 
 import msgspec
@@ -73,6 +74,7 @@ class Budgets(RowView):
         return {**row, "purse": msgspec.to_builtins(purse.plus(used, now_ms))}
 
 
+@lru_cache(maxsize=1024)
 def _row_id(key: str, period: Period) -> str:
     return named("budget", f"{period} {key}")
 

@@ -6,6 +6,7 @@ from core.kernel.registry import QuerySpec
 from core.projection import View
 from projections import (
     agents,
+    alerts,
     budgets,
     explain,
     limits,
@@ -29,6 +30,7 @@ VIEWS: tuple[View, ...] = (
     budgets.Budgets(),
     schedules.Schedules(),
     pauses.Pauses(),
+    alerts.Alerts(),
     statistics.Attempts(),
     Timeline(),
 )
@@ -40,5 +42,6 @@ QUERIES: tuple[QuerySpec, ...] = (
     *limits.QUERIES,
     *budgets.QUERIES,
     *schedules.QUERIES,
+    *alerts.QUERIES,
     *statistics.QUERIES,
 )

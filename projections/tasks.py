@@ -115,6 +115,8 @@ specs = Table(
     Column("max_cost", Float),
 )
 Index("task_specs_parent", specs.c.parent)
+_REPLAYS = specs.c.replay_of.is_not(None)
+Index("task_specs_replay_of", specs.c.replay_of, sqlite_where=_REPLAYS, postgresql_where=_REPLAYS)
 
 
 class TaskSpecs(RowView):
@@ -316,7 +318,7 @@ def _more(used: dict[str, Any] | None, more: t.Used) -> dict[str, Any]:
     return {
         "tokens": tokens if more.tokens is None else (tokens or 0) + more.tokens,
         "cost_n": cost_n if more.cost is None else (cost_n or 0) + t.nano(more.cost),
-        "wall_ms": wall_ms + more.wall_ms,
+        "wall_ms": wall_ms + (more.wall_ms or 0),
     }
 
 

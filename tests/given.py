@@ -67,6 +67,7 @@ from core.task import (
     SubmitTask,
     TaskAssigned,
     TaskSubmitted,
+    Used,
 )
 from tests import places
 from tests.ledger import Ledger
@@ -124,6 +125,11 @@ def assigned(**changed: Any) -> TaskAssigned:
     """An assignment to agent `a` on the first session of host `h`."""
     fields: dict[str, Any] = {"agent_id": "a", "host_id": "h", "session": "s1", "term": 1, "attempt": 1}
     return TaskAssigned(**(fields | changed))
+
+
+def using(**changed: Any) -> Used:
+    """What an attempt of the default project used."""
+    return Used(**({"project": "default"} | changed))
 
 
 def spawned(**changed: Any) -> AgentSpawned:
@@ -302,6 +308,7 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "orphans": fleet.orphans,
         "unsettled": fleet.unsettled_agents,
         "pauses": fleet.pauses,
+        "alerts": fleet.alerts,
         "queued": {e.id for e in tasks if e.status == "queued" and (e.item in waiting or fleet.is_paused(e))},
         "shares": fleet.shares,
         "limits": fleet.limits,
@@ -544,7 +551,7 @@ class Simulation:
 
     def rest(self) -> None:
         """Everything arrives, and what follows from it is decided, until nothing moves."""
-        # After a night a schedule makes up for a hundred runs, one after the other, each in two steps.
+        # A schedule that makes up for what it missed has a run and a mark for each of up to 100 due times.
         for _ in range(300):
             self.arrive()
             if not self.turn(1000):

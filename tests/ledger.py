@@ -59,7 +59,7 @@ class Ledger:
         for (key, _), line in self.lines.items() if used is not None else ():
             if key in (used.project, "*"):
                 line.turn(now_ms)
-                more = (used.tokens or 0, round((used.cost or 0) * 1e9), used.wall_ms)
+                more = (used.tokens or 0, round((used.cost or 0) * 1e9), used.wall_ms or 0)
                 line.spent = [had + came for had, came in zip(line.spent, more, strict=True)]
 
     def allows(self, project: str, now_ms: int) -> bool:

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from core.budget import Purse
 from core.pause import What
+from core.process_managers.alerts import Alerts
 from core.process_managers.children import Children, Unseen
 from core.process_managers.dependencies import Blocked, Dependencies
 from core.scheduling.budgets import Budgets
@@ -37,6 +38,7 @@ class _Image(Struct, kw_only=True):
     parents: dict[str, str]
     recalled: dict[str, str]
     unseen: dict[str, Unseen]
+    alerts: Alerts
 
 
 def image_of(fleet: Fleet) -> bytes:
@@ -61,6 +63,7 @@ def image_of(fleet: Fleet) -> bytes:
             parents=fleet.children.parents,
             recalled=fleet.children.recalled,
             unseen=fleet.children.unseen,
+            alerts=fleet.alerts,
         )
     )
 
@@ -75,6 +78,7 @@ def fleet_of(raw: bytes) -> Fleet:
     fleet.schedules, fleet.pauses = Schedules(image.schedules), image.pauses
     fleet.dependencies = Dependencies(image.blocked, image.ready)
     fleet.children = Children(image.parents, image.recalled, image.unseen)
+    fleet.alerts = image.alerts
     fleet.orphans = set(image.orphans)
     fleet.agents = {entry.id: entry for entry in image.agents}
     fleet.hosts = {entry.id: entry for entry in image.hosts}

@@ -26,7 +26,7 @@ TYPES_MAX = 10_000
 AGENT_TYPES_MAX = 64
 
 WELL = frozenset({"completed"})
-BADLY = frozenset({"failed", "timed_out", "output_limit"})
+BADLY = frozenset({"failed", "timed_out", "output_limit", "budget_exceeded"})
 
 
 class Arm(Struct):

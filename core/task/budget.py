@@ -33,9 +33,10 @@ def used_on(state: Task, usage: Usage | None) -> Used | None:
 
 def used_at_end(state: Task, usage: Usage | None, now_ms: int) -> Used | None:
     """The same at its end, with the time that it held its slot."""
-    wall_ms = max(0, now_ms - state.assigned_ms)
+    # Where the clock went back nobody knows how long it was.
+    wall_ms = now_ms - state.assigned_ms if now_ms > state.assigned_ms else None
     if usage is None:
-        return Used(wall_ms=wall_ms, project=state.spec.project) if wall_ms else None
+        return Used(wall_ms=wall_ms, project=state.spec.project) if wall_ms is not None else None
     return Used(
         tokens=_more_tokens(state, usage),
         cost=_more_cost(state, usage),

@@ -83,13 +83,13 @@ class DependencyEnd(Struct, frozen=True, kw_only=True):
 class Used(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What an attempt used since it was last told: what it says itself (null: nothing), and the time it held its slot.
 
-    The time is counted at the attempt's end. `project` is the task's, so that a budget need not know the task.
+    The time is told at the attempt's end. `project` is the task's, so that a budget need not know the task.
     """
 
+    project: str
     tokens: int | None = None
     cost: float | None = None
-    wall_ms: int = 0
-    project: str = "default"
+    wall_ms: int | None = None
 
 
 @task.event("task.submitted")

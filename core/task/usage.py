@@ -24,7 +24,9 @@ class Spent(Struct, frozen=True, gc=False):
     def plus(self, used: Used) -> Spent:
         """With what came on top; what nobody told counts nothing."""
         return Spent(
-            self.tokens + (used.tokens or 0), self.cost_n + nano(used.cost or 0.0), self.wall_ms + used.wall_ms
+            self.tokens + (used.tokens or 0),
+            self.cost_n + nano(used.cost or 0.0),
+            self.wall_ms + (used.wall_ms or 0),
         )
 
 

@@ -25,9 +25,11 @@ EXAMPLES = (
 NOUN_DOCS = {
     "task": "Submit tasks, look at them, follow and cancel them.",
     "agent": "See who works, spawn and retire agents.",
+    "alert": "See what is not as it should be, and take care of it.",
     "limit": "Say how many run at a time and how fast they start, by key.",
     "budget": "Say how many tokens, how much cost and time a project may use, and see what it has.",
     "schedule": "Submit tasks again and again, by cron or at an interval.",
+    "replay": "Ask again for everything that ended badly and fits.",
     "statistics": "See how attempts went, by task type and agent type.",
     "log": "Read the log of events, and take care of it.",
 }
@@ -41,6 +43,8 @@ NOUN_EXAMPLES = {
         """ --task 'parameters={"argv":["./report.sh"]}'""",
         "hivebus schedule list",
     ),
+    "alert": ("hivebus alert list", "hivebus alert acknowledge ALERT_ID --reason 'more agents are on their way'"),
+    "replay": ("hivebus replay start --status failed --dry-run",),
     "statistics": ("hivebus statistics list",),
     "log": ("hivebus log tail --follow", "hivebus log trim --older 30d --dry-run"),
 }
@@ -56,6 +60,18 @@ def _watch() -> click.Command:
     from entrypoints.cli.stories import watch_verb  # noqa: PLC0415
 
     return watch_verb()
+
+
+def _task_replay() -> click.Command:
+    from entrypoints.cli.replaying import task_replay_verb  # noqa: PLC0415
+
+    return task_replay_verb()
+
+
+def _replay_start() -> click.Command:
+    from entrypoints.cli.replaying import replay_start_verb  # noqa: PLC0415
+
+    return replay_start_verb()
 
 
 def _tail() -> click.Command:
@@ -168,7 +184,8 @@ BY_HAND: dict[str, By] = {
         "env": _env,
         "key": _key,
     },
-    "task": {"submit": _submit, "watch": _watch},
+    "task": {"submit": _submit, "watch": _watch, "replay": _task_replay},
+    "replay": {"start": _replay_start},
     "log": {"tail": _tail, "diverge": _diverge, "trim": _trim},
 }
 

@@ -15,7 +15,7 @@ from core.scheduling.budgets import Budgets, Held
 from core.scheduling.images import fleet_of, image_of
 from core.scheduling.policy import next_due_ms
 from core.task import Spent, TaskProgressed, Used
-from tests.given import NOW_MS, assigned, given
+from tests.given import NOW_MS, assigned, given, using
 from tests.scene import Scene, names
 
 DAY = {"period": "day", "timezone": "UTC"}
@@ -90,13 +90,13 @@ def test_a_day_is_that_of_its_time_zone(zone: str, at: str, begins: str, ends: s
 @pytest.mark.parametrize(
     ("figures", "used", "spent"),
     [
-        ({"tokens": 10}, Used(tokens=9, cost=5.0, wall_ms=5_000), False),
-        ({"tokens": 10}, Used(tokens=10), True),
-        ({"cost": 0.3}, Used(cost=0.299999999), False),
-        ({"cost": 0.3}, Used(cost=0.3), True),
-        ({"wall_s": 1.5}, Used(wall_ms=1_499), False),
-        ({"wall_s": 1.5}, Used(wall_ms=1_500), True),
-        ({"tokens": 10, "cost": 0.3}, Used(cost=0.4), True),
+        ({"tokens": 10}, using(tokens=9, cost=5.0, wall_ms=5_000), False),
+        ({"tokens": 10}, using(tokens=10), True),
+        ({"cost": 0.3}, using(cost=0.299999999), False),
+        ({"cost": 0.3}, using(cost=0.3), True),
+        ({"wall_s": 1.5}, using(wall_ms=1_499), False),
+        ({"wall_s": 1.5}, using(wall_ms=1_500), True),
+        ({"tokens": 10, "cost": 0.3}, using(cost=0.4), True),
     ],
 )
 def test_a_budget_is_spent_when_any_of_its_figures_is_reached(
@@ -112,18 +112,18 @@ def test_ten_times_a_tenth_is_one() -> None:
     purse = Purse(total(cost=1.0), NOW_MS)
     for _ in range(10):
         assert not purse.used_up(NOW_MS)
-        purse = purse.plus(Used(cost=0.1), NOW_MS)
+        purse = purse.plus(using(cost=0.1), NOW_MS)
     assert purse.used_up(NOW_MS)
 
 
 def test_a_day_begins_with_nothing_spent_and_never_comes_twice() -> None:
-    purse = Purse(daily(tokens=5), NOW_MS, MIDNIGHT_MS).plus(Used(tokens=5), NOW_MS)
+    purse = Purse(daily(tokens=5), NOW_MS, MIDNIGHT_MS).plus(using(tokens=5), NOW_MS)
     assert purse.used_up(MIDNIGHT_MS - 1)
     assert not purse.used_up(MIDNIGHT_MS)
-    tomorrow = purse.plus(Used(tokens=2), MIDNIGHT_MS + 5)
+    tomorrow = purse.plus(using(tokens=2), MIDNIGHT_MS + 5)
     assert tomorrow == Purse(daily(tokens=5), MIDNIGHT_MS, MIDNIGHT_MS + 86_400_000, Spent(2))
     # The clock went back: what is used counts in the newest day that there was.
-    assert tomorrow.plus(Used(tokens=3), NOW_MS).spent == Spent(5)
+    assert tomorrow.plus(using(tokens=3), NOW_MS).spent == Spent(5)
 
 
 def test_what_is_spent_stays_spent_when_the_budget_changes_and_is_gone_when_it_is_removed() -> None:
@@ -142,7 +142,7 @@ def test_what_is_spent_is_the_sum_of_what_was_told(words: list[tuple[int, int, s
     for key in ("p", ALL):
         budgets.fold(total(key, tokens=1), NOW_MS)
     for tokens, cost, project in words:
-        budgets.spend(Used(tokens=tokens, cost=cost / 1000, project=project), NOW_MS)
+        budgets.spend(using(tokens=tokens, cost=cost / 1000, project=project), NOW_MS)
     mine = [word for word in words if word[2] == "p"]
     for key, told in (("p", mine), (ALL, words)):
         spent = budgets.purses[key, "total"].spent
@@ -154,10 +154,10 @@ def test_the_budget_of_the_project_or_of_everything_holds_it_back() -> None:
     budgets.fold(daily("p", tokens=5), NOW_MS)
     budgets.fold(total(ALL, tokens=9), NOW_MS)
     assert budgets.held_by("p", NOW_MS) is None
-    budgets.spend(Used(tokens=5, project="p"), NOW_MS)
+    budgets.spend(using(tokens=5, project="p"), NOW_MS)
     assert budgets.held_by("p", NOW_MS) == Held("p", MIDNIGHT_MS)
     assert budgets.held_by("q", NOW_MS) is None
-    budgets.spend(Used(tokens=4, project="q"), NOW_MS)
+    budgets.spend(using(tokens=4, project="q"), NOW_MS)
     assert (budgets.held_by("q", NOW_MS), budgets.held_by("p", MIDNIGHT_MS)) == (Held(ALL, None), Held(ALL, None))
 
 
@@ -175,7 +175,7 @@ def scene(*specs: BudgetChanged) -> Scene:
 
 def uses(scene: Scene, task: str = "p1", project: str = "p", **used: Any) -> Scene:
     fence = scene.history.positions["task", task]
-    return scene.has("task", task, TaskProgressed(fence=fence, used=Used(project=project, **used)))
+    return scene.has("task", task, TaskProgressed(fence=fence, used=using(project=project, **used)))
 
 
 def assigned_by(scene: Scene, **more: Any) -> list[str]:

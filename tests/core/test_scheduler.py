@@ -43,7 +43,6 @@ from core.task import (
     TaskFailed,
     TaskQueued,
     TaskSubmitted,
-    Used,
 )
 from tests.given import (
     CODEC,
@@ -57,6 +56,7 @@ from tests.given import (
     running,
     submit,
     until,
+    using,
 )
 
 LEASE_S = 20.0
@@ -518,7 +518,7 @@ async def test_a_silent_host_is_lost_after_its_lease_and_its_tasks_go_elsewhere(
         agent_type="shell",
         type="greet",
         error="Its host was lost: no beat for 20 s.",
-        used=Used(wall_ms=20_500),
+        used=using(wall_ms=20_500),
     )
 
 

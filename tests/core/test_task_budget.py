@@ -31,26 +31,27 @@ from core.task import (
     Used,
     left_of,
 )
-from tests.given import NOW_MS, Given, assigned, fold, given, submit, submitted
+from tests.given import NOW_MS, Given, assigned, fold, given, submit, submitted, using
 
 FENCE = 3
 OVER = "It used 101 tokens; its budget is 100 (max_tokens)."
 GOLDEN = [
     (
-        TaskProgressed(fence=3, used=Used(tokens=7, cost=0.25)),
-        'task.progressed/1 {"fence":3,"used":{"tokens":7,"cost":0.25}}',
+        TaskProgressed(fence=3, used=using(tokens=7, cost=0.25)),
+        'task.progressed/1 {"fence":3,"used":{"project":"default","tokens":7,"cost":0.25}}',
     ),
     (
-        TaskCompleted(fence=3, agent_id="a", started_ms=1, result={}, used=Used(wall_ms=9, project="p")),
-        'task.completed/1 {"fence":3,"agent_id":"a","started_ms":1,"result":{},"used":{"wall_ms":9,"project":"p"}}',
+        TaskCompleted(fence=3, agent_id="a", started_ms=1, result={}, used=using(wall_ms=9, project="p")),
+        'task.completed/1 {"fence":3,"agent_id":"a","started_ms":1,"result":{},"used":{"project":"p","wall_ms":9}}',
     ),
     (
-        TaskAsked(fence=3, agent_id="a", question="?", used=Used(tokens=0)),
-        'task.asked/1 {"fence":3,"agent_id":"a","question":"?","used":{"tokens":0}}',
+        TaskAsked(fence=3, agent_id="a", question="?", used=using(tokens=0)),
+        'task.asked/1 {"fence":3,"agent_id":"a","question":"?","used":{"project":"default","tokens":0}}',
     ),
     (
-        AttemptEnded(fence=3, agent_id="a", outcome="budget_exceeded", error="x", used=Used(tokens=1)),
-        'task.attempt_ended/1 {"fence":3,"agent_id":"a","outcome":"budget_exceeded","error":"x","used":{"tokens":1}}',
+        AttemptEnded(fence=3, agent_id="a", outcome="budget_exceeded", error="x", used=using(tokens=1)),
+        'task.attempt_ended/1 {"fence":3,"agent_id":"a","outcome":"budget_exceeded","error":"x",'
+        '"used":{"project":"default","tokens":1}}',
     ),
     (
         CancelRequested(grace_s=5.0, reason="x", fails="budget_exceeded"),
@@ -93,7 +94,7 @@ def ended(outcome: Any, error: str, used: Used | None, result: Any = None, start
 
 
 def told(**used: Any) -> TaskProgressed:
-    return TaskProgressed(fence=FENCE, used=Used(**used))
+    return TaskProgressed(fence=FENCE, used=using(**used))
 
 
 def test_an_old_submission_has_no_budget_and_a_new_one_says_its_own() -> None:
@@ -135,7 +136,7 @@ def test_nothing_is_counted_of_what_nobody_tells() -> None:
 
 
 def test_the_end_of_an_attempt_tells_how_long_it_held_its_slot() -> None:
-    used = Used(tokens=5, wall_ms=700, project="p")
+    used = using(tokens=5, wall_ms=700, project="p")
     done = TaskCompleted(fence=FENCE, agent_id="a", started_ms=NOW_MS, result={"value": 1}, type="greet", used=used)
     state = running(project="p").when(completes(tokens=5), now_ms=NOW_MS + 700).then(done)
     assert state.spent == Spent(5, 0, 700)
@@ -146,7 +147,7 @@ def test_the_end_of_an_attempt_tells_how_long_it_held_its_slot() -> None:
             started_ms=NOW_MS,
             result={"value": 1},
             type="greet",
-            used=Used(tokens=5, project="p"),
+            used=using(tokens=5, project="p"),
         )
     )
 
@@ -172,16 +173,16 @@ def test_an_attempt_that_passes_the_budget_is_stopped_and_its_task_fails() -> No
 
 
 def test_work_that_was_done_over_the_budget_fails_and_its_result_is_kept() -> None:
-    used = Used(tokens=101)
+    used = using(tokens=101)
     end = TaskFailed(error=OVER, outcome="budget_exceeded")
     result = {"value": 1}
     running().when(completes(tokens=101)).then(ended("budget_exceeded", OVER, used, result, NOW_MS), end)
     running(max_cost=0.1).when(completes(cost=0.3)).then(
-        ended("budget_exceeded", said := "It cost 0.3; its budget is 0.1 (max_cost).", Used(cost=0.3), result, NOW_MS),
+        ended("budget_exceeded", said := "It cost 0.3; its budget is 0.1 (max_cost).", using(cost=0.3), result, NOW_MS),
         TaskFailed(error=said, outcome="budget_exceeded"),
     )
     assert running().when(completes(tokens=100)).then(
-        TaskCompleted(fence=FENCE, agent_id="a", started_ms=NOW_MS, result=result, type="greet", used=Used(tokens=100))
+        TaskCompleted(fence=FENCE, agent_id="a", started_ms=NOW_MS, result=result, type="greet", used=using(tokens=100))
     ).status == ("completed")
 
 
@@ -189,9 +190,9 @@ def test_a_budget_spans_all_attempts() -> None:
     before = (told(tokens=60), ended("failed", "no", None), TaskScheduled(not_before_ms=NOW_MS), TaskQueued())
     again = running(*before, assigned(attempt=2))
     second = {"task_id": "t", "fence": 8}
-    again.when(ProgressTask(**second, usage=Usage(tokens=40))).then(TaskProgressed(fence=8, used=Used(tokens=40)))
+    again.when(ProgressTask(**second, usage=Usage(tokens=40))).then(TaskProgressed(fence=8, used=using(tokens=40)))
     again.when(ProgressTask(**second, usage=Usage(tokens=41))).then(
-        TaskProgressed(fence=8, used=Used(tokens=41)),
+        TaskProgressed(fence=8, used=using(tokens=41)),
         CancelRequested(grace_s=5.0, reason=OVER, fails="budget_exceeded"),
     )
 
@@ -200,20 +201,20 @@ def test_nothing_is_tried_again_with_nothing_left() -> None:
     retry = Retry(initial_interval_ms=0)
     spec = {"max_tokens": 100, "retry": retry}
     running(**spec).when(fails(Usage(tokens=99))).then(
-        ended("failed", "no", Used(tokens=99)), TaskScheduled(not_before_ms=NOW_MS)
+        ended("failed", "no", using(tokens=99)), TaskScheduled(not_before_ms=NOW_MS)
     )
     sentence = "Its attempts used the 100 tokens of its budget (max_tokens). no"
     running(**spec).when(fails(Usage(tokens=100))).then(
-        ended("failed", "no", Used(tokens=100)), TaskFailed(error=sentence, outcome="budget_exceeded")
+        ended("failed", "no", using(tokens=100)), TaskFailed(error=sentence, outcome="budget_exceeded")
     )
     running(**spec).when(fails(Usage(tokens=100), outcome="interrupted")).then(
-        ended("interrupted", "no", Used(tokens=100)), TaskFailed(error=sentence, outcome="budget_exceeded")
+        ended("interrupted", "no", using(tokens=100)), TaskFailed(error=sentence, outcome="budget_exceeded")
     )
     running(**spec).when(fails(Usage(tokens=100), retryable=False)).then(
-        ended("failed", "no", Used(tokens=100)), TaskFailed(error="no", outcome="failed")
+        ended("failed", "no", using(tokens=100)), TaskFailed(error="no", outcome="failed")
     )
     running(max_cost=0.5).when(AskTask(task_id="t", fence=FENCE, question="?", usage=Usage(cost=0.5))).then(
-        ended("budget_exceeded", said := "Its attempts used the 0.5 of its budget (max_cost).", Used(cost=0.5)),
+        ended("budget_exceeded", said := "Its attempts used the 0.5 of its budget (max_cost).", using(cost=0.5)),
         TaskFailed(error=said, outcome="budget_exceeded"),
     )
 
@@ -229,7 +230,7 @@ def test_what_is_being_stopped_already_ends_as_it_was_to_end(asked: Event, end: 
     stopping = running(asked)
     stopping.when(says(tokens=500)).then(told(tokens=500))
     stopping.when(fails(Usage(tokens=500), outcome="cancelled", error="stopped")).then(
-        ended("cancelled", "stopped", Used(tokens=500)), end
+        ended("cancelled", "stopped", using(tokens=500)), end
     )
 
 

@@ -85,6 +85,7 @@ def test_an_agent_works_on_what_it_was_assigned_until_that_ends() -> None:
         ("failed", True),
         ("timed_out", True),
         ("output_limit", True),
+        ("budget_exceeded", True),
         ("crashed", False),
         ("lease_expired", False),
         ("cancelled", False),

@@ -10,11 +10,11 @@ from core.budget import BudgetChanged, budget_id
 from core.kernel.errors import NotFound
 from core.kernel.times import rfc3339
 from core.scheduling.fleet import Fleet
-from core.task import TaskProgressed, TaskQueued, Used
+from core.task import TaskProgressed, TaskQueued
 from projections import budgets as b
 from projections import explain as e
 from projections.catalogue import VIEWS
-from tests.given import NOW_MS, History, ask, assigned, projected, registered, spawned, started, submitted
+from tests.given import NOW_MS, History, ask, assigned, projected, registered, spawned, started, submitted, using
 from tests.ledger import Ledger
 
 pytestmark = pytest.mark.usefixtures("each_database")
@@ -29,7 +29,7 @@ def a_day() -> History:
     history.commit("budget", budget_id("p"), daily)  # 3
     history.commit("budget", budget_id("*"), BudgetChanged(key="*", period="total", wall_s=60.0))  # 4
     history.commit("task", "t", submitted(project="p"), TaskQueued(), assigned())  # 5
-    for used in (Used(tokens=4, cost=0.1, project="p"), Used(tokens=6, cost=0.1, wall_ms=500, project="p")):
+    for used in (using(tokens=4, cost=0.1, project="p"), using(tokens=6, cost=0.1, wall_ms=500, project="p")):
         history.now_ms += 1_000
         history.commit("task", "t", TaskProgressed(fence=5, progress=0.5, used=used))  # 6, 7
     history.commit("task", "u", submitted(project="p"), TaskQueued())  # 8
@@ -102,7 +102,7 @@ async def test_who_waits_for_a_spent_budget_is_told_which_and_until_when(tmp_pat
 async def test_the_view_counts_like_the_fleet_and_like_the_log(tmp_path: Path) -> None:
     history = a_day()
     history.now_ms = MIDNIGHT_MS + 5
-    history.commit("task", "t", TaskProgressed(fence=5, used=Used(tokens=3, project="p")))
+    history.commit("task", "t", TaskProgressed(fence=5, used=using(tokens=3, project="p")))
     fleet, ledger = Fleet(), Ledger()
     for commit in history.commits:
         fleet.fold(commit)

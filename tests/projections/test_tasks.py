@@ -20,12 +20,23 @@ from core.task import (
     TaskQueued,
     TaskScheduled,
     TaskStarted,
-    Used,
 )
 from projections import task_queries as q
 from projections import tasks as t
 from projections.catalogue import VIEWS
-from tests.given import CORRELATION, NOW_MS, History, ask, assigned, projected, registered, row_of, spawned, submitted
+from tests.given import (
+    CORRELATION,
+    NOW_MS,
+    History,
+    ask,
+    assigned,
+    projected,
+    registered,
+    row_of,
+    spawned,
+    submitted,
+    using,
+)
 
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -253,7 +264,7 @@ def test_what_was_asked_for_is_kept_beside_the_life() -> None:
 async def test_what_its_attempts_used_is_summed_up_and_what_nobody_told_is_null(tmp_path: Path) -> None:
     history = History()
     history.commit("task", "t", submitted(max_tokens=9, max_cost=0.5), TaskQueued())
-    for used in (Used(wall_ms=250), Used(tokens=4), Used(tokens=0, wall_ms=750)):
+    for used in (using(wall_ms=250), using(tokens=4), using(tokens=0, wall_ms=750)):
         history.commit("task", "t", assigned())
         history.commit("task", "t", TaskProgressed(fence=3, progress=0.5, used=used))
     async with projected(tmp_path, VIEWS, history) as views:
@@ -448,6 +459,7 @@ async def test_a_task_is_shown_with_all_that_is_known_about_it(tmp_path: Path) -
         "usage": {"tokens": None, "cost": None, "wall_s": 0.0},
         "paused": None,
         "replay_of": None,
+        "replayed_by": [],
         "schedule_id": None,
         "position": 13,
     }

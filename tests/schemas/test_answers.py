@@ -25,6 +25,8 @@ def known(program: RunningProgram) -> dict[str, str]:
     agent = program.ended(task)["agent_id"]
     limited = program.request("PUT", "/api/limits/sample", json={"concurrency": 1}, params={"wait": "recorded"})
     assert limited.status_code == 202, limited.text
+    budgeted = program.request("PUT", "/api/budgets/sample", json={"tokens": 5}, params={"wait": "recorded"})
+    assert budgeted.status_code == 202, budgeted.text
     body = {"cron": "0 0 29 2 *", "task": {"type": "x", "executor": "command", "parameters": {"argv": ["true"]}}}
     scheduled = program.request("PUT", "/api/schedules/sample", json=body, params={"wait": "recorded"})
     assert scheduled.status_code == 202, scheduled.text
