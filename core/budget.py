@@ -184,7 +184,7 @@ def _timezone(command: SetBudget) -> str | None:
         zone_of(name)
     except ValueError as error:
         raise Unprocessable(
-            f"{str(error).capitalize()}.",
+            f"{str(error)[:1].upper()}{str(error)[1:]}.",
             code="unknown_timezone",
             pointer="/timezone",
             remedy="An IANA name, such as Europe/Berlin.",

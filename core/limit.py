@@ -51,9 +51,10 @@ class SetLimit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     key: Key
     concurrency: Annotated[int, Meta(ge=0, le=100_000)] | None = None
-    rate_per_s: Annotated[float, Meta(gt=0, le=100_000)] | None = None
+    # The least rate is one start in twelve days; what is divided by it, or by a weight, must stay a number.
+    rate_per_s: Annotated[float, Meta(ge=1e-6, le=100_000)] | None = None
     burst: Annotated[int, Meta(ge=1, le=100_000)] | None = None
-    weight: Annotated[float, Meta(gt=0, le=1_000)] | None = None
+    weight: Annotated[float, Meta(ge=0.001, le=1_000)] | None = None
 
 
 def limit_id(key: str) -> str:

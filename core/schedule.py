@@ -244,7 +244,8 @@ def _check_times(command: SetSchedule) -> None:
         except ValueError as error:
             code = "unknown_timezone" if field == "timezone" else "invalid_cron"
             remedy = "An IANA name, such as Europe/Berlin." if field == "timezone" else "Such as 30 6 * * mon-fri."
-            raise Unprocessable(f"{str(error).capitalize()}.", code=code, pointer=f"/{field}", remedy=remedy) from error
+            sentence = f"{str(error)[:1].upper()}{str(error)[1:]}."
+            raise Unprocessable(sentence, code=code, pointer=f"/{field}", remedy=remedy) from error
 
 
 def _check_task(task: SubmitTask, context: Context) -> None:

@@ -58,6 +58,7 @@ class Fleet:
         self.uneven = False
         # When a rate or a budget may let somebody through; what a decision found, and no part of the fold.
         self.parked_until: dict[str, int] = {}
+        self.looked_ms = 0
         self._eligible: dict[Requirement, list[AgentEntry]] = {}
 
     # --- what the scheduler asks ---

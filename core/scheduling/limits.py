@@ -16,6 +16,8 @@ from core.limit import LimitChanged
 
 # A concurrency key that nobody set a limit for.
 UNSET_CONCURRENCY = 1
+# Clocks of two machines may differ; one that stands further back was set back.
+SET_BACK_MS = 60_000
 
 
 class Bucket(Struct):
@@ -74,15 +76,22 @@ class Limits(Struct):
     # --- rate ---
 
     def tokens(self, key: str, now_ms: int) -> float:
-        """The tokens of a key's bucket; a clock that went back adds none."""
+        """The tokens of a key's bucket; a clock that went back adds none.
+
+        One that was set back would leave it empty for as long: one task may start, and its time begins anew with that.
+        """
         limit, bucket = self.set[key], self.buckets[key]
+        if bucket.at_ms - now_ms > SET_BACK_MS:
+            return max(1.0, bucket.tokens)
         grown = max(0, now_ms - bucket.at_ms) / 1000 * (limit.rate_per_s or 0.0)
         return min(float(limit.burst or 1), bucket.tokens + grown)
 
     def take(self, key: str, now_ms: int) -> None:
         """A task that names this key was assigned."""
         if key in self.buckets:
-            self.buckets[key] = Bucket(self.tokens(key, now_ms) - 1.0, max(now_ms, self.buckets[key].at_ms))
+            at_ms = self.buckets[key].at_ms
+            begins_anew = at_ms - now_ms > SET_BACK_MS
+            self.buckets[key] = Bucket(self.tokens(key, now_ms) - 1.0, now_ms if begins_anew else max(now_ms, at_ms))
 
     def due_ms(self, key: str, now_ms: int, pending: Counter[str]) -> int | None:
         """When the next task may take a token; None where it may now, or where no rate is set."""

@@ -16,7 +16,7 @@ from core.scheduling.entries import AgentEntry, TaskEntry
 from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Claim, Claims, Overlay
 from core.scheduling.schedules import next_step
-from core.scheduling.shares import Flow
+from core.scheduling.shares import Flow, Tag
 from core.scheduling.statistics import draw_of
 from core.scheduling.waiting import Limited, Look, Rank
 from core.task import AssignTask, EndOverdueTask, ExpireTask, QueueTask, Routing, RunScheduled, run_id
@@ -223,7 +223,9 @@ def _assignments(fleet: Fleet, overlay: Overlay, under_way: set[str], now_ms: in
         return
     claims = overlay.claims.copy()
     look = _look(fleet, claims, under_way, now_ms)
-    for key in [key for key, due_ms in fleet.parked_until.items() if due_ms <= now_ms]:
+    # By a clock that was set back, what was parked would wait as much too long.
+    set_back, fleet.looked_ms = now_ms < fleet.looked_ms, now_ms
+    for key in [key for key, due_ms in fleet.parked_until.items() if due_ms <= now_ms or set_back]:
         del fleet.parked_until[key]
         fleet.waiting.release(key)
     heads: list[tuple[Rank, Requirement]] = []
@@ -268,8 +270,10 @@ def _look(fleet: Fleet, claims: Claims, under_way: set[str], now_ms: int) -> Loo
 
     shares, pending = fleet.shares, claims.by_share
 
-    def tag(principal: str) -> float:
-        return shares.tag(principal) + pending.get(principal, 0.0)
+    def tag(principal: str) -> Tag:
+        begun, left = shares.tag(principal)
+        spoken_for = pending.get(principal, 0.0)
+        return begun + spoken_for, left + spoken_for
 
     def key_tag(flow: Flow) -> float:
         return shares.key_tag(flow) + pending.get(flow, 0.0)

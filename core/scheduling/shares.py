@@ -19,11 +19,17 @@ TYPES_MAX = 10_000
 IDLE_MAX = 64
 # Work that takes no time still takes a turn.
 COST_MS_MIN = 1.0
+# Of a step, divided by the number of flows, the virtual time goes on by one in so many at least. More of it would bring
+# flows of great weight down to the others.
+PACE = 8
 # The newest duration's part in a type's mean: the last dozen or so speak.
 NEWEST = 0.2
 
 Flow = tuple[str, str]
 """A principal and one of its fairness keys."""
+
+Tag = tuple[float, float]
+"""A principal's tag: no less than the virtual time; and as it was left."""
 
 
 class Share(Struct):
@@ -43,10 +49,10 @@ class Shares(Struct):
     principals: dict[str, Share] = msgspec.field(default_factory=dict)
     means: dict[str, float] = msgspec.field(default_factory=dict)
 
-    def tag(self, principal: str) -> float:
-        """Which principal's turn it is: the smallest first."""
+    def tag(self, principal: str) -> Tag:
+        """Which principal's turn it is: the smallest first; of those that the virtual time has passed, the last one."""
         share = self.principals.get(principal)
-        return self.virtual if share is None else max(share.tag, self.virtual)
+        return (self.virtual, self.virtual) if share is None else (max(share.tag, self.virtual), share.tag)
 
     def key_tag(self, flow: Flow) -> float:
         """Which of a principal's keys' turn it is: the smallest first."""
@@ -61,7 +67,9 @@ class Shares(Struct):
         """A task of this flow was submitted."""
         principal, key = flow
         share = self.principals.setdefault(principal, Share())
-        self.alive += not share.live
+        if not share.live:
+            self.alive += 1
+            share.tag = max(share.tag, self.virtual)
         share.live[key] = share.live.get(key, 0) + 1
 
     def leave(self, flow: Flow) -> None:
@@ -94,13 +102,19 @@ class Shares(Struct):
             }
 
     def charge(self, flow: Flow, cost_ms: float, weight: float) -> None:
-        """An assignment: the flow was served."""
+        """An assignment: the flow was served.
+
+        The virtual time is the start of what is served, and goes on by some of the step at least: ever new flows begin
+        there, and would keep whoever was served once from a second turn for as long as they come.
+        """
         principal, key = flow
         share = self.principals.setdefault(principal, Share())
-        self.virtual = start = max(share.tag, self.virtual)
-        share.tag = start + cost_ms
-        share.virtual = start = max(share.keys.get(key, 0.0), share.virtual)
-        share.keys[key] = start + cost_ms / weight
+        start, step = max(share.tag, self.virtual), cost_ms
+        self.virtual = max(start, self.virtual + step / (PACE * max(1, self.alive)))
+        share.tag = start + step
+        start, step = max(share.keys.get(key, 0.0), share.virtual), cost_ms / weight
+        share.virtual = max(start, share.virtual + step / (PACE * max(1, len(share.live))))
+        share.keys[key] = start + step
 
     def settle(self, flow: Flow, type_: str, charged_ms: float, took_ms: float, weight: float) -> None:
         """The end of what was charged: the difference to what it took."""

@@ -8,17 +8,20 @@ entry may be older than what it speaks of, never later in order, and is looked a
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from core.scheduling.eligibility import Requirement
-from core.scheduling.shares import Flow
+from core.scheduling.shares import Flow, Tag
 
 Item = tuple[int, int, str]
 """A waiting task: its key (the smaller, the earlier), its position, its id."""
 
-Rank = tuple[float, float, int, int]
-"""Whose turn it is: the principal's tag, the fairness key's tag, then the task's key and position."""
+Rank = tuple[Tag, float, int, int]
+"""Whose turn it is: the principal's tag, the fairness key's tag, then the task's key and position.
+
+Tags of keys are told apart inside a principal only: no two principals have the same tag for long."""
 
 
 R = TypeVar("R", bound=tuple[Any, ...])
@@ -55,7 +58,7 @@ class Head(NamedTuple):
 class Look(NamedTuple):
     """What a look at the lines goes by: whose turn it is, who still waits, and which limit holds a lane back."""
 
-    tag: Callable[[str], float]
+    tag: Callable[[str], Tag]
     key_tag: Callable[[Flow], float]
     waits: Callable[[str], bool]
     held_by: Callable[[Limited], str | None]
@@ -136,7 +139,7 @@ class _Line:
 
 
 _FIRST_ITEM: Item = (0, 0, "")
-_FIRST: Rank = (-1.0, -1.0, 0, 0)
+_FIRST: Rank = ((-math.inf, -math.inf), -1.0, 0, 0)
 
 
 class Waiting:

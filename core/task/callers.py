@@ -90,6 +90,7 @@ class SubmitTask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 TASK_FAULTS: dict[str, type[HivebusError]] = {
     "executor_required": Unprocessable,
     "unknown_executor": Unprocessable,
+    "unknown_agent_type": Unprocessable,
     "zero_budget": Unprocessable,
     "unknown_limit": Unprocessable,
     "deadline_passed": Unprocessable,
@@ -209,6 +210,13 @@ def _executor_of(command: SubmitTask) -> str:
     known = AGENT_TYPES.get(command.agent_type or "")
     if known is not None:
         return known.executor
+    if command.agent_type is not None:
+        raise Unprocessable(
+            f"{command.agent_type} is no built-in agent type, and the task does not say which executor runs it.",
+            code="unknown_agent_type",
+            pointer="/agent_type",
+            remedy=f'One of {", ".join(sorted(AGENT_TYPES))}; or add the "executor" of the agents of your own type.',
+        )
     raise Unprocessable(
         "The task names neither an executor nor an agent type that has one.",
         code="executor_required",

@@ -311,7 +311,7 @@ async def test_each_item_of_a_batch_has_its_own_answer(world: World) -> None:
         "correlation_id": str(batch_id),
         "position": 2,
     }
-    assert (third["code"], third["status"]) == ("executor_required", 422)
+    assert (third["code"], third["status"]) == ("unknown_agent_type", 422)
 
 
 async def test_a_batch_said_again_under_its_key_adds_nothing(world: World) -> None:

@@ -161,13 +161,12 @@ def test_the_executor_is_the_named_one_or_else_that_of_the_agent_type() -> None:
     given().when(submit(agent_type=None, executor="command")).then(submitted(agent_type=None), TaskQueued())
 
 
-@pytest.mark.parametrize("agent_type", [None, "painter"])
-def test_a_task_without_an_executor_is_refused_at_the_door(agent_type: str | None) -> None:
-    error = (
-        given()
-        .when(submit(agent_type=agent_type))
-        .then_raises(Unprocessable, code="executor_required", pointer="/executor")
-    )
+@pytest.mark.parametrize(
+    ("agent_type", "code", "pointer"),
+    [(None, "executor_required", "/executor"), ("painter", "unknown_agent_type", "/agent_type")],
+)
+def test_a_task_without_an_executor_is_refused_at_the_door(agent_type: str | None, code: str, pointer: str) -> None:
+    error = given().when(submit(agent_type=agent_type)).then_raises(Unprocessable, code=code, pointer=pointer)
     assert "python, shell" in error.remedy
 
 

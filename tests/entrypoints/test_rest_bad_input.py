@@ -97,7 +97,7 @@ def test_json_that_is_no_object_is_a_422(program: RunningProgram, body: bytes) -
         ({"parameters": {"argv": ["a", {"secret": "TOKEN"}]}}, "invalid_field", "/parameters/argv/1"),
         ({"executor": "rocket"}, "unknown_executor", "/executor"),
         ({"executor": None}, "executor_required", "/executor"),
-        ({"executor": None, "agent_type": "poet"}, "executor_required", "/executor"),
+        ({"executor": None, "agent_type": "poet"}, "unknown_agent_type", "/agent_type"),
         ({"priority": "urgent"}, "invalid_field", "/priority"),
         ({"priority": 10}, "invalid_field", "/priority"),
         ({"priority": -1}, "invalid_field", "/priority"),
