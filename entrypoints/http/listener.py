@@ -16,7 +16,7 @@ import psutil
 from sanic import Sanic
 
 from core.kernel.errors import StartRefused
-from entrypoints.http.exchange import App, Connection
+from entrypoints.http.exchange import App, Call, Connection
 from entrypoints.http.problems import Problems
 
 BODY_MAX_BYTES = 1024 * 1024
@@ -85,7 +85,7 @@ class Listener:
 
 def make_app(name: str, *, first: bool) -> Sanic[Any, Any]:
     """An app without Sanic's own logging and signals. TouchUp may run once in a process: on the first app."""
-    app = App(name, configure_logging=False, error_handler=Problems(), log_config=None)
+    app = App(name, configure_logging=False, error_handler=Problems(), log_config=None, request_class=Call)
     app.config.REQUEST_MAX_SIZE = BODY_MAX_BYTES
     app.config.TOUCHUP = first
     app.config.MOTD = False

@@ -163,7 +163,8 @@ def look_of(values: dict[str, str]) -> Look:
 
 
 def _is_batch(request: Request) -> bool:
-    return media_of(request) == NDJSON or request.body.lstrip()[:1] == b"["
+    # Nearly every body is an object, and says so by its first byte.
+    return media_of(request) == NDJSON or (request.body[:1] != b"{" and request.body.lstrip()[:1] == b"[")
 
 
 def batch_of(struct: type[Struct], request: Request) -> list[Struct | HivebusError]:
