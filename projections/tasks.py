@@ -112,6 +112,8 @@ specs = Table(
     Column("parent", String(64)),
 )
 Index("task_specs_parent", specs.c.parent)
+_REPLAYS = specs.c.replay_of.is_not(None)
+Index("task_specs_replay_of", specs.c.replay_of, sqlite_where=_REPLAYS, postgresql_where=_REPLAYS)
 
 
 class TaskSpecs(RowView):
@@ -143,7 +145,8 @@ class TaskSpecs(RowView):
             "project": event.project,
             "name": event.name,
             "labels": event.labels,
-            "actor": commit.body.actor,
+            # The run of a schedule is its owner's, and shares as such.
+            "actor": commit.body.on_behalf_of or commit.body.actor,
             "deadline_ms": event.deadline_ms,
             "queue_timeout_s": event.queue_timeout_s,
             "total_timeout_s": event.total_timeout_s,

@@ -299,6 +299,7 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "orphans": fleet.orphans,
         "unsettled": fleet.unsettled_agents,
         "pauses": fleet.pauses,
+        "alerts": fleet.alerts,
         "queued": {e.id for e in tasks if e.status == "queued" and (e.item in waiting or fleet.is_paused(e))},
         "shares": fleet.shares,
         "limits": fleet.limits,
@@ -523,7 +524,8 @@ class Simulation:
 
     def rest(self) -> None:
         """Everything arrives, and what follows from it is decided, until nothing moves."""
-        for _ in range(20):
+        # A schedule that makes up for what it missed has a run and a mark for each of up to 100 due times.
+        for _ in range(300):
             self.arrive()
             if not self.turn(1000):
                 return
