@@ -1,4 +1,8 @@
-"""Following the log: an ephemeral consumer read by two overlapping pulls, made anew whenever in doubt."""
+"""Following the log: an ephemeral consumer read by two overlapping pulls, made anew whenever in doubt.
+
+What this process appends itself it need not be sent: an acknowledged append that comes next in order is taken as it is.
+While nothing else comes the broker is not asked for more, and delivers nothing.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,11 @@ HEARTBEATS_MISSED = 2.5
 WAIT_MIN_S = 0.5
 REOPEN_PAUSE_S = 0.02
 INACTIVE_S = 60
+# So many own appends one after the other, and the broker is not asked any more; who waits so long for one asks again.
+OWN_RUN = 256
+OWN_WAIT_S = 0.1
+OWN_HELD_MAX = 4_000
+OWN_HELD_BYTES_MAX = 4 * 1024 * 1024
 
 _NANOSECONDS = 1_000_000_000
 _logger = logging.getLogger("hivebus.broker")
@@ -63,6 +72,11 @@ class Follower:
         self._opened = opened
         self._delivered = 0
         self._held: list[Entry] = []
+        self._held_bytes = 0
+        # How many own appends followed each other, the last of them, and how far the broker has delivered.
+        self._own = 0
+        self._own_to = after
+        self._delivered_to = after
         self._credit = 0
         self._consumer: str | None = None
         self._inbox = ""
@@ -109,13 +123,46 @@ class Follower:
         self._drop_consumer()
         self._on_close(self)
 
+    def offer(self, entry: Entry) -> None:
+        """Hear of an acknowledged append of this process; what comes next in order is taken, all else is left."""
+        position, alone = entry.position, self._alone
+        self._own = self._own + 1 if position == self._own_to + 1 else 1
+        self._own_to = position
+        has_room = len(self._held) < OWN_HELD_MAX and self._held_bytes <= OWN_HELD_BYTES_MAX
+        if position == self._seen + 1 and has_room and not self._closed:
+            self._seen = position
+            self._hold(entry)
+        elif position > self._seen and alone:
+            # Something between came from elsewhere, an acknowledgement was lost, or too much is held.
+            self._ask_again()
+
+    @property
+    def _alone(self) -> bool:
+        """Whether nobody else appends, so that the broker need not be asked: it may be ahead of its own answers."""
+        return self._own >= OWN_RUN and self._seen - PULL_MAX <= self._own_to <= self._seen
+
+    def _hold(self, entry: Entry) -> None:
+        self._held.append(entry)
+        self._held_bytes += len(entry.body)
+        self._wake()
+
+    def _ask_again(self) -> None:
+        """Have the broker deliver: from where it stopped, if that is not far, else from here."""
+        self._own = 0
+        if self._seen - self._delivered_to > PULL_MAX:
+            self._drop_consumer()
+        else:
+            self._pull()
+
     def _take(self) -> list[Entry]:
-        batch = self._held
-        self._held = []
+        batch, self._held = self._held[:HELD_MAX], self._held[HELD_MAX:]
+        self._held_bytes = sum([len(entry.body) for entry in self._held])
         self._pull()
         return batch
 
     def _pull(self) -> None:
+        if self._alone:
+            return
         # What is held and what may still come never exceed two pulls together.
         while self._consumer and self._credit + len(self._held) <= PULL_MAX and self._client.is_connected:
             if self._credit == 0:
@@ -127,12 +174,15 @@ class Follower:
         """Until something comes; without even a heartbeat in time the consumer is taken for dead."""
         self._waiter = asyncio.get_running_loop().create_future()
         left_s = self._heard_at + self._missed_s - time.monotonic()
+        asked = not self._alone
         try:
             # The loop may have been busy for longer than that while the answers lie in the socket: let it look first.
-            async with asyncio.timeout(max(left_s, WAIT_MIN_S)):
+            async with asyncio.timeout(max(left_s, WAIT_MIN_S) if asked else OWN_WAIT_S):
                 await self._waiter
         except TimeoutError:
-            if time.monotonic() - self._heard_at >= self._missed_s:
+            if not asked:
+                self._ask_again()
+            elif time.monotonic() - self._heard_at >= self._missed_s:
                 _logger.warning("No heartbeat from the consumer after position %d; making a new one.", self._seen)
                 self._drop_consumer()
         finally:
@@ -146,7 +196,7 @@ class Follower:
         self._client.unlisten(self._number)
         try:
             await self._ensure_held(max(self._seen, self._trimmed_to) + 1)
-            name = uuid4().hex
+            name, self._delivered_to = uuid4().hex, self._seen
             self._inbox = self._client.new_inbox()
             self._number = await self._client.listen(self._inbox, self._on_message)
             reply = await self._requests.one(f"{CONSUMER_CREATE}.{name}", self._config(name))
@@ -171,6 +221,7 @@ class Follower:
         self._refused = False
         self._credit = 0
         self._delivered = 0
+        self._own = 0
 
     def _config(self, name: str) -> bytes:
         config = {
@@ -202,6 +253,7 @@ class Follower:
         self._credit -= 1
         position, delivered = _position(reply)
         dense, self._delivered = delivered == self._delivered + 1, delivered
+        self._delivered_to = position
         if position <= self._seen:
             return
         # Below the trim a gap is one of the log if the consumer itself left nothing out.
@@ -211,8 +263,7 @@ class Follower:
             return
         self._seen = position
         commit_id = header_of(headers, b"Hive-Commit-Id").decode()
-        self._held.append(Entry(position, subject.decode(), commit_id, data))
-        self._wake()
+        self._hold(Entry(position, subject.decode(), commit_id, data))
 
     def _on_status(self, headers: bytes) -> None:
         status = status_of(headers)

@@ -200,8 +200,11 @@ class GroupCommit:
         if ack is None or ack.error is not None:
             self._send_each(batch.commits)
         elif ack.count == len(batch.commits):
+            stored = self._publisher.on_stored
             for position, commit in enumerate(batch.commits, ack.seq - ack.count + 1):
                 self._settle(commit, Ack(position))
+                if stored is not None:
+                    stored(position, commit.subject, commit.commit_id, commit.body)
         else:
             # Not the answer to what was sent: each one is looked up.
             self._settle_unknown(batch)

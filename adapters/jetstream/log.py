@@ -59,6 +59,7 @@ class JetStreamLog:
         self._publisher = Publisher(client, self._pulse, timeout_s=try_s, in_flight_max=in_flight_max)
         self._group = GroupCommit(client, self._pulse, self._publisher, timeout_s=try_s) if grouped else None
         self._publish = (self._group or self._publisher).publish
+        self._publisher.on_stored = self._stored
         self._followers: set[Follower] = set()
         # Says why nothing may be appended, while that is so: a broker whose disk is full never answers an append again.
         self.refusal: Callable[[], LogFull] | None = None
@@ -189,6 +190,12 @@ class JetStreamLog:
         if newer or ack.error.err_code == WRONG_LAST_SEQUENCE:
             raise Conflict(newer)
         return None
+
+    def _stored(self, position: int, subject: str, commit_id: str, body: bytes) -> None:
+        if self._followers:
+            entry = Entry(position, subject, commit_id, body)
+            for follower in self._followers:
+                follower.offer(entry)
 
     async def read(self, subject: str, *, after: int = 0) -> list[Entry]:
         """See EventLog."""

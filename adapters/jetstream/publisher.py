@@ -18,6 +18,8 @@ IN_FLIGHT_BYTES_MAX = 32 * 1024 * 1024
 SWEEP_S = 0.1
 
 Answer = asyncio.Future[Ack | None]
+Stored = Callable[[int, str, str, bytes], None]
+"""Hears of each acknowledged append, in the order of the answers: position, subject, commit id, body."""
 
 _SUBJECT = re.compile(r"[A-Za-z0-9_.-]+").fullmatch
 _HEAD_SIZE = len(f"NATS/1.0\r\n{EXPECTED}: ")
@@ -35,6 +37,7 @@ class Publisher:
     ) -> None:
         self.room = Room(in_flight_max, IN_FLIGHT_BYTES_MAX)
         self.on_settled: Callable[[], None] | None = None
+        self.on_stored: Stored | None = None
         self._client = client
         self._pulse = pulse
         self._timeout_s = timeout_s
@@ -42,8 +45,8 @@ class Publisher:
         self._inbox = f"{client.new_inbox()}."
         self._inbox_size = len(self._inbox)
         self._tokens = count()
-        # Future, body size and time of sending by token. Insertion order is sending order: the oldest is the first.
-        self._flights: dict[bytes, tuple[Answer, int, float]] = {}
+        # Future, time of sending, subject, commit id, body by token. The order is that of sending: the oldest first.
+        self._flights: dict[bytes, tuple[Answer, float, str, str, bytes]] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._number = 0
 
@@ -93,7 +96,7 @@ class Publisher:
         tail = f"{expected}\r\n{COMMIT_ID}: {commit_id}\r\n\r\n"
         head = _HEAD_SIZE + len(tail)
         line = f"HPUB {subject} {self._inbox}{token} {head} {head + size}\r\nNATS/1.0\r\n{EXPECTED}: {tail}"
-        self._flights[b"%d" % token] = (answer, size, time.monotonic())
+        self._flights[b"%d" % token] = (answer, time.monotonic(), subject, commit_id, body)
         if self._sweep is None:
             self._sweep = self._loop.call_later(SWEEP_S, self._give_up_old)
         self._client.send(line.encode() + body + b"\r\n")
@@ -105,7 +108,7 @@ class Publisher:
         self._sweep = None
         limit = time.monotonic() - self._timeout_s
         while self._flights:
-            token, (_, _, sent_at) = next(iter(self._flights.items()))
+            token, (_, sent_at, *_) = next(iter(self._flights.items()))
             if sent_at > limit:
                 self._sweep = self._loop.call_later(SWEEP_S, self._give_up_old)
                 return
@@ -120,10 +123,12 @@ class Publisher:
         flight = self._flights.pop(token, None)
         if flight is None:
             return
-        answer, size, _ = flight
-        self.room.give(size)
+        answer, _, subject, commit_id, body = flight
+        self.room.give(len(body))
         if not answer.done():
             answer.set_result(ack)
+        if ack is not None and ack.error is None and self.on_stored is not None:
+            self.on_stored(ack.seq, subject, commit_id, body)
         if self.on_settled is not None:
             self.on_settled()
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from msgspec import Struct
 
 
-class Requirement(Struct, frozen=True):
+class Requirement(Struct, frozen=True, gc=False):
     """What a task asks of its agent. Tasks with equal requirements share one queue."""
 
     executor: str

@@ -14,7 +14,7 @@ from core.task import ExpiryReason
 AGE_STEP_MS = 60_000
 
 
-class TaskEntry(Struct, kw_only=True):
+class TaskEntry(Struct, kw_only=True, gc=False):
     """A live task. `key` orders the queue: a level of priority is worth a minute of waiting."""
 
     id: str

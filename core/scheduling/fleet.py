@@ -6,6 +6,7 @@ back lies in another object (core/scheduling/overlay.py), so that a refused appe
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from core import agent as agents
@@ -26,10 +27,18 @@ from core.scheduling.eligibility import Requirement, can_do
 from core.scheduling.entries import AGE_STEP_MS, AgentEntry, HostEntry, TaskEntry
 from core.scheduling.limits import Limits
 from core.scheduling.schedules import Schedules
-from core.scheduling.shares import Shares
+from core.scheduling.shares import Flow, Shares
 from core.scheduling.statistics import Statistics
 from core.scheduling.timers import timers_of
-from core.scheduling.waiting import Limited, Waiting
+from core.scheduling.waiting import FREE, Limited, Waiting
+
+# Most live tasks have these in common with others: one of each is kept, instead of one for each task.
+_need = lru_cache(maxsize=4096)(Requirement)
+
+
+@lru_cache(maxsize=4096)
+def _flow(principal: str, key: str) -> Flow:
+    return principal, key
 
 
 class Fleet:
@@ -157,19 +166,20 @@ class Fleet:
                 pass
 
     def _submit(self, commit: Commit, event: tasks.TaskSubmitted) -> None:
-        flow = (commit.body.on_behalf_of or commit.body.actor, event.fairness_key or event.project)
+        flow = _flow(commit.body.on_behalf_of or commit.body.actor, event.fairness_key or event.project)
+        keys = (event.concurrency_key, event.rate_key, event.project)
         self.tasks[commit.aggregate_id] = TaskEntry(
             id=commit.aggregate_id,
             key=commit.body.occurred_at - event.priority * AGE_STEP_MS,
             position=commit.position,
             last_position=commit.position,
-            need=Requirement(event.executor, tuple(event.requires), event.agent_type, event.agent_id),
+            need=_need(event.executor, tuple(event.requires), event.agent_type, event.agent_id),
             timeout_s=event.timeout_s,
             avoid_last_agent=event.retry.avoid_last_agent,
             correlation_id=commit.body.correlation_id,
             type=event.type,
             flow=flow,
-            limited=Limited(event.concurrency_key, event.rate_key, event.project),
+            limited=FREE if keys == FREE else Limited(*keys),
             timers=timers_of(event, commit.body.occurred_at),
             schedule_id=event.schedule_id or "",
             learned=event.routing is None,

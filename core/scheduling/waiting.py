@@ -36,7 +36,7 @@ class Limited(NamedTuple):
     project: str = "default"
 
 
-_FREE = Limited(None, None)
+FREE = Limited(None, None)
 
 
 class Place(NamedTuple):
@@ -202,7 +202,7 @@ class Waiting:
         while (listed := part.order.first()) is not None:
             said, key = listed
             flow = (principal, key)
-            found = self._first(Place(need, flow, _FREE), part, look)
+            found = self._first(Place(need, flow, FREE), part, look)
             if found is None:
                 part.order.drop()
                 continue

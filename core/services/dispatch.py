@@ -125,7 +125,8 @@ class Dispatcher:
         command_id = self._command_id(principal, envelope)
         keyed = envelope.idempotency_key is not None
         accepted = await self._execute(spec, command, principal, envelope, command_id, keyed=keyed)
-        await self._wait_applied(accepted.position, envelope.wait_s)
+        if envelope.wait_s is not None:
+            await self._wait_applied(accepted.position, envelope.wait_s)
         return answer_of(spec, command, accepted)
 
     async def batch(

@@ -8,13 +8,13 @@ import re
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from typing import cast
-from uuid import UUID
 
 from msgspec import Struct
 
 from core.kernel.codec import Codec, Undecodable
 from core.kernel.commit import Body, Entry, split_subject
 from core.kernel.errors import Unavailable
+from core.kernel.ids import canonical
 from core.kernel.merkle import Frontier, leaf_hash
 from core.kernel.ports import Checkpoint, CheckpointMoved, Clock, EventLog, Recording, Store
 from core.services.pace import Pace
@@ -259,7 +259,7 @@ class Recorder:
             leaf=leaf,
             version=body.version,
             command=body.command,
-            command_id=None if refusal else UUID(body.command_id),
+            command_id=None if refusal else canonical(body.command_id),
             fingerprint=body.fingerprint,
             actor=body.actor,
         )

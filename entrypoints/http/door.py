@@ -11,6 +11,7 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 
 from msgspec import Struct
@@ -169,7 +170,11 @@ def check_media(request: Request, *allowed: str) -> None:
 
 def media_of(request: Request) -> str:
     """The body's media type without its parameters, in lower case; empty where the request names none."""
-    text: str = request.headers.get("content-type", "")
+    return _media(request.headers.get("content-type", ""))
+
+
+@lru_cache(maxsize=256)
+def _media(text: str) -> str:
     return text.partition(";")[0].strip().lower()
 
 
@@ -198,6 +203,7 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(_bytes(text)).digest()
 
 
+@lru_cache(maxsize=256)
 def _name_of(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0] + "]"

@@ -7,7 +7,8 @@ from typing import Any
 from sanic import HTTPResponse, Request, Sanic
 
 from entrypoints.http.door import Door, check_media
-from entrypoints.http.rest import JSON, Answer, arguments_of, refuse_unknown
+from entrypoints.http.exchange import Answer
+from entrypoints.http.rest import JSON, arguments_of, refuse_unknown
 from entrypoints.rpc.engine import Rpc, Session
 
 

@@ -13,9 +13,10 @@ import socket
 from typing import Any
 
 import psutil
-from sanic import HTTPResponse, Request, Sanic
+from sanic import Sanic
 
 from core.kernel.errors import StartRefused
+from entrypoints.http.exchange import App, Call, Connection
 from entrypoints.http.problems import Problems
 
 BODY_MAX_BYTES = 1024 * 1024
@@ -32,7 +33,6 @@ class Listener:
         self._sock = sock
         self._server: Any = None  # AsyncioServer, which carries no types
         app.ctx.draining = False
-        app.register_middleware(self._after, "response")  # type: ignore[arg-type]
 
     @property
     def port(self) -> int:
@@ -42,7 +42,11 @@ class Listener:
     async def prepare(self) -> None:
         """Make the server; nothing is answered yet."""
         server: Any = await self.app.create_server(
-            sock=self._sock, backlog=BACKLOG, access_log=False, asyncio_server_kwargs={"start_serving": False}
+            sock=self._sock,
+            protocol=Connection,
+            backlog=BACKLOG,
+            access_log=False,
+            asyncio_server_kwargs={"start_serving": False},
         )
         self._server = server
         await server.startup()
@@ -78,16 +82,10 @@ class Listener:
         await server.after_stop()
         return len(left)
 
-    def _after(self, request: Request, response: HTTPResponse) -> None:
-        stream: Any = request.stream
-        # A body that was refused before it was read may be longer than sanic reads on: the connection cannot be kept.
-        if request.app.ctx.draining or (stream.request_body and response.status >= 400):
-            stream.keep_alive = False
-
 
 def make_app(name: str, *, first: bool) -> Sanic[Any, Any]:
     """An app without Sanic's own logging and signals. TouchUp may run once in a process: on the first app."""
-    app: Sanic[Any, Any] = Sanic(name, configure_logging=False, error_handler=Problems(), log_config=None)
+    app = App(name, configure_logging=False, error_handler=Problems(), log_config=None, request_class=Call)
     app.config.REQUEST_MAX_SIZE = BODY_MAX_BYTES
     app.config.TOUCHUP = first
     app.config.MOTD = False

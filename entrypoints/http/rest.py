@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from core.services.dispatch import BATCH_MAX, WAIT_S_MAX, Dispatcher, Envelope, 
 from entrypoints.decode import envelope_from, from_json, from_query, raw_items
 from entrypoints.http.counted import Handler, counted
 from entrypoints.http.door import Door, check_media, media_of
+from entrypoints.http.exchange import Answer
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -84,16 +85,6 @@ def query_handler(spec: QuerySpec, dispatcher: Dispatcher, door: Door) -> Handle
         return json_response(answer, spec.route.status)
 
     return counted(handle, spec.name)
-
-
-class Answer(HTTPResponse):
-    """JSON of ours: names and values of its headers are visible ASCII, so nothing has to be taken out of them again."""
-
-    @property
-    def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
-        """Names and values as bytes."""
-        self.headers.setdefault("content-type", self.content_type)
-        return ((name.encode("ascii"), str(value).encode("ascii")) for name, value in self.headers.items())
 
 
 def json_response(answer: Mapping[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> HTTPResponse:
@@ -172,7 +163,8 @@ def look_of(values: dict[str, str]) -> Look:
 
 
 def _is_batch(request: Request) -> bool:
-    return media_of(request) == NDJSON or request.body.lstrip()[:1] == b"["
+    # Nearly every body is an object, and says so by its first byte.
+    return media_of(request) == NDJSON or (request.body[:1] != b"{" and request.body.lstrip()[:1] == b"[")
 
 
 def batch_of(struct: type[Struct], request: Request) -> list[Struct | HivebusError]:

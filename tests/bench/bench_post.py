@@ -2,6 +2,9 @@
 
 Rounds of the two take turns in one run. The tasks need a capability that nobody has, so that what is measured is the
 way of a command to its commit; recorder, projector and scheduler run beside it as always, and their lag is printed.
+
+Beside the requests a second stands the processor time that a request took while the load was on: of the program's loop,
+of its other threads, and of its broker. On a machine that others use too it says more than the ratio.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
+import psutil
 import uvloop
 
 from tests.bench.http_load import load, post
@@ -66,28 +70,60 @@ async def measure() -> dict[str, object]:
         assert bare.stdout.readline().strip() == "ready"
         program = start_program(root, "fast")
         try:
-            return await _rounds(root, bare_port)
+            return await _rounds(root, bare_port, Clocks(bare.pid), Clocks(program.pid))
         finally:
             program.terminate()
             bare.communicate()
             program.wait(20)
 
 
-async def _rounds(root: Path, bare_port: int) -> dict[str, object]:
+class Clocks:
+    """The processor time of a program, and of the broker that it started."""
+
+    def __init__(self, pid: int) -> None:
+        self._program = psutil.Process(pid)
+        self._broker = next(child for child in self._program.children() if "nats" in child.name())
+        self._began = self._read()
+        self._spent: list[dict[str, float]] = []
+
+    def _read(self) -> dict[str, float]:
+        threads = {thread.id: thread.user_time + thread.system_time for thread in self._program.threads()}
+        loop, broker = threads.pop(self._program.pid), self._broker.cpu_times()
+        return {"loop": loop, "threads": sum(threads.values()), "broker": broker.user + broker.system}
+
+    def begin(self) -> None:
+        """A load begins."""
+        self._began = self._read()
+
+    def end(self) -> None:
+        """It has ended."""
+        self._spent.append({name: 1e6 * (now - self._began[name]) / REQUESTS for name, now in self._read().items()})
+
+    @property
+    def us_per_request(self) -> dict[str, int]:
+        """Microseconds, the median of the rounds."""
+        return {name: round(statistics.median(spent[name] for spent in self._spent)) for name in self._spent[0]}
+
+
+async def _rounds(root: Path, bare_port: int, bare_clocks: Clocks, clocks: Clocks) -> dict[str, object]:
     url = json.loads((root / "connection.json").read_text())["url"]
     port = int(url.rpartition(":")[2])
     key = (root / "admin.key").read_text().strip()
     ours, yardstick = [], []
     for _ in range(ROUNDS):
         bare_request = post("/api/tasks", bare_port, BODY, {})
+        bare_clocks.begin()
         seconds, statuses, _times = await load(
             "127.0.0.1", bare_port, bare_request, requests=REQUESTS, connections=CONNECTIONS
         )
         assert statuses == {202: REQUESTS}, statuses
+        bare_clocks.end()
         yardstick.append(REQUESTS / seconds)
         request = post("/api/tasks", port, BODY, {"Authorization": f"Bearer {key}"})
+        clocks.begin()
         seconds, statuses, times = await load("127.0.0.1", port, request, requests=REQUESTS, connections=CONNECTIONS)
         assert statuses == {202: REQUESTS}, statuses
+        clocks.end()
         ours.append(REQUESTS / seconds)
         lag = _lag(url)
         print(
@@ -103,6 +139,8 @@ async def _rounds(root: Path, bare_port: int) -> dict[str, object]:
         "ours_per_s": round(statistics.median(ours)),
         "ratio": round(statistics.median(ratios), 2),
         "reach": 0.6,
+        "bare_cpu_us": bare_clocks.us_per_request,
+        "ours_cpu_us": clocks.us_per_request,
     }
 
 

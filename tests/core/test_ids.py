@@ -9,7 +9,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.kernel.ids import derive, derived, uuid7
+from core.kernel.ids import canonical, derive, derived, uuid7
 
 
 @given(st.uuids(), st.text(max_size=60))
@@ -20,6 +20,14 @@ def test_a_derived_id_is_the_same_as_text_and_as_value(parent: UUID, label: str)
     assert derived(parent, label) == str(child)
     assert child.version == 8
     assert child.int >> 80 == parent.int >> 80
+
+
+@given(st.uuids())
+def test_an_id_is_read_back_as_python_reads_it(id_: UUID) -> None:
+    read = canonical(str(id_))
+    assert (read, hash(read), str(read), read.bytes, read.is_safe) == (id_, hash(id_), str(id_), id_.bytes, id_.is_safe)
+    made = uuid7(1_700_000_000_000)
+    assert (made, made.version, made.variant) == (UUID(str(made)), 7, UUID(str(made)).variant)
 
 
 def test_ids_never_repeat_over_many_pages_of_randomness() -> None:
