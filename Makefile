@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 install: $(READY) ## make the virtual environment
 
 test: $(READY) ## the tests that need nothing but Python
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not peers"
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not peers"
 
 check: $(READY) ## the tests against real peers: bubblewrap, Postgres, a browser, node
 	$(BIN)/python -m tests.tools
