@@ -297,7 +297,7 @@ class History:
 def portrait(fleet: Fleet) -> dict[str, Any]:
     """Everything that a fleet says, without the order and the leftovers of its heaps."""
     waiting = set(fleet.waiting.items())
-    timers, deadlines = set(fleet.clocks.timers), set(fleet.clocks.timeouts)
+    timers, deadlines, expiries = set(fleet.clocks.timers), set(fleet.clocks.timeouts), set(fleet.clocks.expiries)
     tasks = fleet.tasks.values()
     return {
         "position": fleet.position,
@@ -313,7 +313,7 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "shares": fleet.shares,
         "limits": fleet.limits,
         "budgets": fleet.budgets.purses,
-        "expiring": {e.id for e in tasks if e.expiry is not None and (e.expiry[0], e.id) in set(fleet.clocks.expiries)},
+        "expiring": {e.id for e in tasks if e.expiry is not None and (e.expiry[0], e.id) in expiries},
         "schedules": fleet.schedules.entries,
         "due": {item[1] for item in fleet.schedules.due if fleet.schedules.counts(item)},
         "statistics": fleet.statistics,

@@ -20,7 +20,17 @@ async def hold(lease: Lease, work: Callable[[], Coroutine[Any, Any, None]], *, w
             await lease.acquire()
         await _until_lost(lease, work)
     finally:
-        await lease.release()
+        await _give_back(lease)
+
+
+async def _give_back(lease: Lease) -> None:
+    """Release it, cancelled or not: a stop that cuts this short leaves nobody at work until the lease runs out."""
+    releasing = asyncio.create_task(lease.release())
+    try:
+        await asyncio.shield(releasing)
+    except asyncio.CancelledError:
+        await asyncio.wait({releasing})
+        raise
 
 
 async def _until_lost(lease: Lease, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -59,6 +59,30 @@ async def test_a_cancellation_ends_the_work_and_gives_the_lease_back() -> None:
     assert (work.ended, leases.holders) == (1, {})
 
 
+class SlowToGiveBack(Kept):
+    """A lease whose holder has to ask for a while before it is given back."""
+
+    def __init__(self) -> None:
+        self.asked, self.answered, self.given_back = asyncio.Event(), asyncio.Event(), False
+
+    async def release(self) -> None:
+        self.asked.set()
+        await self.answered.wait()
+        self.given_back = True
+
+
+async def test_a_cancellation_does_not_cut_short_the_giving_back() -> None:
+    lease, work = SlowToGiveBack(), Work()
+    work.done.set()
+    holding = asyncio.create_task(hold(lease, work))
+    await lease.asked.wait()
+    holding.cancel()
+    await asyncio.sleep(0)
+    lease.answered.set()
+    await asyncio.wait({holding})
+    assert (lease.given_back, holding.cancelled()) == (True, True)
+
+
 async def test_who_does_not_get_the_lease_in_time_says_so() -> None:
     leases, work = MemoryLeases(ttl_s=30), Work()
     await leases.lease("x").acquire()
