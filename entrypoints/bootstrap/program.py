@@ -68,7 +68,7 @@ from entrypoints.http.system import System
 from entrypoints.http.vitals import Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
-from entrypoints.roles import AGENTS, API, RECORDER, SCHEDULER
+from entrypoints.roles import AGENTS, ALL, API, RECORDER, SCHEDULER
 from entrypoints.rpc.engine import Rpc
 from entrypoints.rpc.log_messages import LogMessages
 from entrypoints.rpc.methods import methods
@@ -227,6 +227,8 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         lease_s=settings.lease_s,
         role=_role(ground.leases, SCHEDULER) if SCHEDULER in settings.role_set else None,
         trimmed_to=store.care.trimmed_to,
+        # Alone, a process has appended everything itself.
+        on_folded=bus.heard if settings.nats_url or settings.role_set != frozenset(ALL) else None,
     )
     host_door = HostDoor(bus, registry)
     fingerprint_key = bytes.fromhex(kept(root / "fingerprint.key", lambda: secrets.token_hex(32)))
