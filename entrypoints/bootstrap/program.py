@@ -227,8 +227,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         lease_s=settings.lease_s,
         role=_role(ground.leases, SCHEDULER) if SCHEDULER in settings.role_set else None,
         trimmed_to=store.care.trimmed_to,
-        # Alone, a process has appended everything itself.
-        on_folded=bus.heard if settings.nats_url or settings.role_set != frozenset(ALL) else None,
+        on_folded=bus.heard if _beside_others(settings) else None,
     )
     host_door = HostDoor(bus, registry)
     fingerprint_key = bytes.fromhex(kept(root / "fingerprint.key", lambda: secrets.token_hex(32)))
@@ -385,6 +384,12 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     )
     vitals.waits = lambda: program.recorder.trouble or program.projector.trouble
     return program
+
+
+def _beside_others(settings: Settings) -> bool:
+    """Whether commands are executed here on what others append: alone, a process has appended everything itself."""
+    alone = not settings.nats_url and settings.role_set == frozenset(ALL)
+    return not alone and settings.role_set != {RECORDER}
 
 
 def _role(leases: JetStreamLeases | None, name: str) -> Lease:

@@ -21,6 +21,7 @@ ONE_S_MAX = 10.0
 BEGIN_S_MAX = 30.0
 # Of warm-up tasks ahead of the latencies, which nobody counts.
 UNCOUNTED = 20
+PAUSE_S = 0.005
 
 
 class Client(Protocol):
@@ -76,6 +77,8 @@ class Driver:
             sent_ns = time.monotonic_ns()
             await self._client.stamp(self._ear.port, sent_ns)
             took_ns.append(await self._ran(sent_ns) - sent_ns)
+            # The end of this one is not the beginning of the next.
+            await asyncio.sleep(PAUSE_S)
         async with asyncio.timeout(FLOOD_S_MAX):
             while await self._client.ended() - before < len(took_ns):
                 await asyncio.sleep(self._client.poll_s)
