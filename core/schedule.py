@@ -34,7 +34,10 @@ ONCE_ONLY = ("not_before", "deadline", "depends_on", "parent", "ref")
 
 @schedule.event("schedule.set")
 class ScheduleSet(Event, frozen=True):
-    """From here on these are its times and its task, as its user said them."""
+    """From here on these are its times and its task, as its user said them.
+
+    `after_ms`, where one of its name was removed while its clock was ahead: what was dealt with until then.
+    """
 
     name: str
     task: dict[str, Any]
@@ -44,6 +47,7 @@ class ScheduleSet(Event, frozen=True):
     cron: str | None = None
     every_s: int | None = None
     until_ms: int | None = None
+    after_ms: int | None = None
 
 
 @schedule.event("schedule.paused")
@@ -96,7 +100,8 @@ class Schedule(Struct, frozen=True, kw_only=True):
 def evolve(state: Schedule | None, event: ScheduleEvent, moment: Moment) -> Schedule:
     """The fold of a schedule. Its cursor never goes back, whatever the clock does."""
     if isinstance(event, ScheduleSet):
-        cursor_ms = max(moment.time_ms, state.cursor_ms) if state is not None else moment.time_ms
+        # Whoever forgets the schedules that were removed folds to the same state: what counts of them is in the event.
+        cursor_ms = max(moment.time_ms, event.after_ms or 0, state.cursor_ms if state is not None else 0)
         status: Literal["active", "paused"] = "paused" if state is not None and state.status == "paused" else "active"
         return Schedule(spec=event, status=status, set_ms=moment.time_ms, cursor_ms=cursor_ms)
     assert state is not None, "the first event of a schedule is schedule.set"
@@ -215,7 +220,8 @@ def set_schedule(command: SetSchedule, state: Schedule | None, context: Context)
         every_s=command.every_s,
         until_ms=until_ms,
     )
-    if state is not None and state.spec == asked and state.status != "removed":
+    removed = state is not None and state.status == "removed"
+    if state is not None and not removed and replace(state.spec, after_ms=None) == asked:
         return []
     if next_due_ms(asked, context.now_ms, context.now_ms) is None:
         raise Unprocessable(
@@ -224,6 +230,8 @@ def set_schedule(command: SetSchedule, state: Schedule | None, context: Context)
             pointer="/until" if command.until is not None else "/cron",
             remedy="Check day and month, and `until`.",
         )
+    if state is not None and removed and state.cursor_ms > context.now_ms:
+        return [replace(asked, after_ms=state.cursor_ms)]
     return [asked]
 
 

@@ -143,7 +143,8 @@ class TaskSpecs(RowView):
             "project": event.project,
             "name": event.name,
             "labels": event.labels,
-            "actor": commit.body.actor,
+            # The run of a schedule is its owner's, and shares as such.
+            "actor": commit.body.on_behalf_of or commit.body.actor,
             "deadline_ms": event.deadline_ms,
             "queue_timeout_s": event.queue_timeout_s,
             "total_timeout_s": event.total_timeout_s,

@@ -523,7 +523,8 @@ class Simulation:
 
     def rest(self) -> None:
         """Everything arrives, and what follows from it is decided, until nothing moves."""
-        for _ in range(20):
+        # A schedule that makes up for what it missed has a run and a mark for each of up to 100 due times.
+        for _ in range(300):
             self.arrive()
             if not self.turn(1000):
                 return

@@ -6,7 +6,7 @@ end, or long before it on a log that was trimmed of the parent since: whoever is
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 from msgspec import Struct
 
@@ -53,11 +53,12 @@ class Children:
         if cancelling:
             self.recalled[child] = _reason(parent)
 
-    def cancel(self, task_id: str) -> None:
-        """A task is being cancelled, or was: its own call is answered, and its parts are called."""
+    def cancel(self, task_id: str, cancelling: Callable[[str], bool]) -> None:
+        """A task is being cancelled, or was: its own call is answered, and its parts that are not yet are called."""
         self._leave(task_id)
         for child in sorted(self._children.get(task_id, ())):
-            self.recalled.setdefault(child, _reason(task_id))
+            if not cancelling(child):
+                self.recalled.setdefault(child, _reason(task_id))
 
     def end(self, task_id: str) -> None:
         """A task has ended, however: what is left of its parts goes on by itself, unless it was called."""

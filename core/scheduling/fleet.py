@@ -140,7 +140,7 @@ class Fleet:
                 self.put_back(task_id)
             case tasks.CancelRequested():
                 entry.cancelling = True
-                self.children.cancel(task_id)
+                self.children.cancel(task_id, self._cancelling)
                 entry.cancelled_ms = commit.body.occurred_at + int(event.grace_s * 1000)
                 self.put_back(task_id)
             case tasks.TaskCompleted() | tasks.TaskFailed() | tasks.TaskCancelled() | tasks.TaskExpired():
@@ -188,8 +188,12 @@ class Fleet:
         del self.tasks[entry.id]
         self.dependencies.end(entry.id, status, commit.position)
         if status == "cancelled":
-            self.children.cancel(entry.id)
+            self.children.cancel(entry.id, self._cancelling)
         self.children.end(entry.id)
+
+    def _cancelling(self, task_id: str) -> bool:
+        entry = self.tasks.get(task_id)
+        return entry is not None and entry.cancelling
 
     def _assign(self, commit: Commit, entry: TaskEntry, event: tasks.TaskAssigned) -> None:
         entry.status = "assigned"

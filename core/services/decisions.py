@@ -5,7 +5,7 @@ from __future__ import annotations
 from core.kernel.command_bus import Accepted, Caller, CommandBus
 from core.kernel.commit import cause_of
 from core.kernel.errors import Invalid
-from core.schedule import SkipRuns
+from core.schedule import FireSchedule, SkipRuns
 from core.scheduling.policy import Decision
 from core.services.dependencies import looked_up
 from core.task import RunScheduled
@@ -29,7 +29,12 @@ async def carry_out(bus: CommandBus, decision: Decision) -> Accepted | None:
         on_behalf_of=decision.on_behalf_of,
     )
     try:
-        return await bus.execute(command, caller)
+        accepted = await bus.execute(command, caller)
+        if isinstance(command, RunScheduled) and accepted.repeated:
+            # It ran, and its schedule was not told: where a trim took the task, no fold can say so.
+            fired = FireSchedule(schedule_id=command.schedule_id, due_ms=command.due_ms, task_id=accepted.aggregate_id)
+            return await bus.execute(fired, Caller(actor=ACTOR))
+        return accepted
     except Invalid as error:
         if not isinstance(command, RunScheduled):
             raise

@@ -100,7 +100,8 @@ class Agent:
         else:
             # Before it is accepted: who may not wait here shall not learn it from a task that runs already.
             with self._tail.seat() as seat:
-                task = await self._settled(await self._sent(asked.message, principal, seat), seat, principal)
+                sent = await self._sent(asked.message, principal, seat)
+                task = await self._settled(sent, seat, principal, BLOCK_S_MAX)
         return {"task": tasks.document(task, history_length=wish.history_length, modes=modes)}
 
     async def _get(self, params: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
@@ -245,9 +246,7 @@ class Agent:
         query = {"task_id": task_id, "min_position": reached}
         return await self._calls.call("task.show", query, principal, transport=TRANSPORT)
 
-    async def _settled(
-        self, task: dict[str, Any], seat: Seat, principal: Principal, within_s: float = BLOCK_S_MAX
-    ) -> dict[str, Any]:
+    async def _settled(self, task: dict[str, Any], seat: Seat, principal: Principal, within_s: float) -> dict[str, Any]:
         """The task once it has ended or asks something, or as it stands when the time is over or the program ends."""
         until = time.monotonic() + within_s
         reached = task["position"]

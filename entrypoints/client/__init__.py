@@ -7,7 +7,8 @@
         task = await bus.result(answer["task_id"])
 
 What stands here is what `hivebus` holds. It imports neither the server nor SQLAlchemy: the Structs of queries, which
-live beside their reads, are imported when they are first named.
+live beside their reads, are imported when they are first named. A command that does not stand here is found by its
+name, too; only type checkers do not see it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,14 @@ from core.kernel.errors import (
     Unavailable,
     Unprocessable,
 )
+from core.limit import SetLimit
+from core.pause import PauseQueue, ResumeQueue
+from core.schedule import PauseSchedule, RemoveSchedule, ResumeSchedule, SetSchedule
 from core.task import CancelTask, Retry, SubmitTask
+from core.task.copies import ReplayTask
+from core.task.dependencies import ApproveTask, RejectTask
+from core.task.questions import AnswerTask
+from entrypoints.client.actions import COMMANDS
 from entrypoints.client.bus import Bus, connect
 from entrypoints.client.events import Events
 from entrypoints.client.problems import Unreachable
@@ -39,12 +47,20 @@ from entrypoints.client.problems import Unreachable
 if TYPE_CHECKING:
     from projections.agents import ListAgents as ListAgents
     from projections.agents import ShowAgent as ShowAgent
+    from projections.explain import ExplainTask as ExplainTask
+    from projections.limits import ListLimits as ListLimits
+    from projections.limits import ShowLimit as ShowLimit
     from projections.queue import ShowQueue as ShowQueue
+    from projections.schedules import ListSchedules as ListSchedules
+    from projections.schedules import ShowSchedule as ShowSchedule
+    from projections.statistics import ListStatistics as ListStatistics
     from projections.task_queries import ListAssignments as ListAssignments
     from projections.task_queries import ListTasks as ListTasks
     from projections.task_queries import ShowTask as ShowTask
 
 __all__ = [
+    "AnswerTask",
+    "ApproveTask",
     "Bus",
     "CancelTask",
     "Events",
@@ -56,9 +72,18 @@ __all__ = [
     "NotFound",
     "NotYet",
     "OutcomeUnknown",
+    "PauseQueue",
+    "PauseSchedule",
     "Refused",
+    "RejectTask",
+    "RemoveSchedule",
+    "ReplayTask",
+    "ResumeQueue",
+    "ResumeSchedule",
     "RetireAgent",
     "Retry",
+    "SetLimit",
+    "SetSchedule",
     "SpawnAgent",
     "SubmitTask",
     "TooLarge",
@@ -72,8 +97,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The Struct of a query. It is not in __all__: `from hivebus import *` stays light."""
+    """The Struct of any action. Those of queries are not in __all__: `from hivebus import *` stays light."""
     if name[:1].isupper():
+        for command in COMMANDS:
+            if command.__name__ == name:
+                return command
         from projections.catalogue import QUERIES  # noqa: PLC0415 - it stands on SQLAlchemy, which most never need
 
         for query in QUERIES:

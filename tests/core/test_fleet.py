@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given as sampled
 from hypothesis import settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from core.agent import AgentDraining, AgentRetired, AgentStopped
 from core.host import HostLeft, HostLost
@@ -19,6 +20,7 @@ from core.scheduling.fleet import Fleet
 from core.scheduling.images import fleet_of, image_of
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import decide
+from core.scheduling.schedules import NO_RUN
 from core.scheduling.shares import UNKNOWN_MS, Shares
 from core.scheduling.statistics import Statistics
 from core.scheduling.waiting import Limited
@@ -346,6 +348,14 @@ def test_a_log_that_was_trimmed_of_what_has_ended_folds_to_the_same_fleet(
 
 
 def to_look_up(seen: dict[str, Any]) -> dict[str, Any]:
-    """A portrait in which it makes no difference whether an end was seen or is yet to be looked up."""
+    """A portrait in which it makes no difference whether an end was seen or is yet to be looked up.
+
+    That a run ended which its schedule was not told of is looked up as well: by submitting it again.
+    """
     blocked = {id_: (entry.live, entry.unseen | set(entry.ended)) for id_, entry in seen["blocked"].items()}
-    return {**seen, "blocked": blocked, "settling": None, "parts": seen["parts"][0]}
+    told = {
+        id_: entry if entry.submitted[1] in entry.running else replace(entry, submitted=NO_RUN)
+        for id_, entry in seen["schedules"].items()
+    }
+    due = {id_ for id_, entry in told.items() if entry.unmarked or entry.next_ms is not None}
+    return {**seen, "blocked": blocked, "settling": None, "parts": seen["parts"][0], "schedules": told, "due": due}

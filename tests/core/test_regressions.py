@@ -24,7 +24,7 @@ from projections.timeline import Timeline
 from tests.core.test_codec import entry, written
 from tests.core.test_dispatch import World as Door
 from tests.core.test_refusals import events_of, refuse
-from tests.given import CODEC, History, ManualClock, submitted
+from tests.given import CODEC, History, ManualClock, Simulation, submitted
 from tests.projections.test_row_versions import POISON, SPAWN, Boxes, agents
 from tests.projections.test_verify import made
 from tests.scene import Scene, claim, names
@@ -36,6 +36,15 @@ def test_a_draining_agent_does_not_retire_while_an_assignment_to_it_is_under_way
     scene.overlay.hold("t", claim())
     scene.has("agent", "a", AgentDraining())
     assert [d.command for d in scene.decides() if isinstance(d.command, RemoveAgent)] == []
+
+
+def test_a_part_that_is_being_cancelled_is_not_called_again_when_its_parent_is_cancelled() -> None:
+    # It was called without end, as often as the loop turned, until its grace was over.
+    steps = [("submit", 2), ("part", 5), ("rest", 7), ("cancel", 4), ("clock", 2), ("cancel", 7)]
+    simulation = Simulation.after(steps)
+    simulation.arrive()
+    assert simulation.fleet.children.recalled == {}
+    simulation.rest()
 
 
 class Slow(MemoryLog):

@@ -27,6 +27,7 @@ from tests.entrypoints.frames import frames
 from tests.entrypoints.jsonrpc import OverWebSocket, Way, decoded, outline, over_http, post, request
 from tests.entrypoints.problem import problem
 from tests.entrypoints.program import RunningProgram
+from tests.entrypoints.program import until as awaited
 from tests.given import quiet, until
 
 PARSE, REQUEST, METHOD, PARAMS = -32700, -32600, -32601, -32602
@@ -397,8 +398,13 @@ def test_an_action_is_a_method_with_its_options_beside_its_fields(program: Runni
 
 def test_the_older_names_do_what_they_say(program: RunningProgram) -> None:
     ask = over_http(program, program.url)
-    listed = decoded(ask(request("agents/list", filter={"type": "shell", "status": "idle"})))["result"]["agents"]
-    agent_id = listed[0]["id"]
+
+    def idle() -> list[dict[str, Any]]:
+        found = decoded(ask(request("agents/list", filter={"type": "shell", "status": "idle"})))["result"]["agents"]
+        assert isinstance(found, list)
+        return found
+
+    agent_id = awaited(idle, what="an idle shell agent")[0]["id"]
     frame = request("agent/execute", agent_id=agent_id, command="greet", parameters={"argv": ["echo", "hello"]})
     answer = decoded(ask(frame))["result"]
     assert (answer["agent_id"], answer["status"], answer["estimated_start"]) == (agent_id, "queued", None)

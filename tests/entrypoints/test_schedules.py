@@ -30,7 +30,11 @@ def test_a_schedule_runs_again_and_again_until_it_is_paused_or_removed(program: 
     assert (answer.status_code, answer.json()["status"]) == (202, "active"), answer.text
     shown = fired(program, "tick", 2)
     assert (shown["every_s"], shown["task"]["type"]) == (1, "tick")
-    assert program.ended(shown["last_task_id"])["status"] == "completed"
+    run = program.ended(shown["last_task_id"])
+    # It is its owner's task, though the scheduler submits it.
+    assert (run["status"], run["actor"]) == ("completed", shown["set_by"])
+    assert shown["set_by"].startswith("key:")
+    assert program.events(type="task.submitted")[0]["actor"] == "system:scheduler"
     paused = program.request("POST", "/api/schedules/tick/pause", json={"reason": "x"}, params={"wait": "recorded"})
     assert (paused.json()["status"], paused.json()["next_run_at"]) == ("paused", None)
     assert program.get("/api/schedules")["schedules"][0]["status"] == "paused"
