@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,9 +31,9 @@ from tests.tools import POSTGRES, postgres_programs
 INSTALL = "is missing: apt-get update && apt-get install -y --no-install-recommends"
 FAST_SHARE = 10
 ONES, ONES_FAST = 500, 100
-OURS_AGAIN_S = 30.0
-# Ours has come back long before; with --fast nobody waits for a peer.
+# With --fast nobody waits for a broker's 30 s.
 AGAIN_S, AGAIN_S_FAST = 120.0, 12.0
+BROKEN = (RuntimeError, OSError, ValueError, subprocess.SubprocessError)
 
 LEGEND = (
     "durability: of an accepted task; tasks/s: from the first submit until results, and our views, have everything",
@@ -55,7 +56,7 @@ def main() -> int:
     began = time.monotonic()
     try:
         _there(chosen)
-        rows = _measure(chosen, fast=arguments.fast)
+        rows, broken = _measure(chosen, fast=arguments.fast)
     except (Missing, NoPostgres) as missing:
         print(missing, file=sys.stderr)
         return _say(ok=False, figures={"failed": str(missing)})
@@ -63,16 +64,16 @@ def main() -> int:
     short = _short(rows)
     for sentence in short:
         print(f"  falls short: {sentence}", file=sys.stderr)
-    unended = [f"{row.name}: {row.ended} of {row.tasks} ended" for row in rows if row.ended < row.tasks]
+    broken += [f"{row.name}: {row.ended} of {row.tasks} ended" for row in rows if row.ended < row.tasks]
     figures = {
         "rows": {row.name: _figures(row) for row in rows},
         "ratios": _ratios(rows),
         "falls_short": short,
-        **({"failed": "; ".join(unended)} if unended else {}),
+        **({"failed": "; ".join(broken)} if broken else {}),
         "fast": arguments.fast,
         "seconds": round(time.monotonic() - began, 1),
     }
-    return _say(ok=not unended, figures=figures)
+    return _say(ok=not broken, figures=figures)
 
 
 def _there(chosen: list[type[System]]) -> None:
@@ -86,25 +87,42 @@ def _there(chosen: list[type[System]]) -> None:
             raise Missing(f"the virtual environment of {system.venv} is missing: make bench-peers makes it")
 
 
-def _measure(chosen: list[type[System]], *, fast: bool) -> list[Row]:
-    rows = []
-    within_s = AGAIN_S_FAST if fast else AGAIN_S
+def _measure(chosen: list[type[System]], *, fast: bool) -> tuple[list[Row], list[str]]:
+    """The rows, and what went wrong: a system that breaks is tried once more, and does not end the others."""
+    rows: dict[type[System], Row] = {}
+    broken = []
     for system in chosen:
-        tasks = system.tasks // (FAST_SHARE if fast else 1)
-        print(f"== {system.name}: {tasks:,} tasks", file=sys.stderr, flush=True)
-        with _running(system) as (started, driver):
-            row = measured(started, driver, tasks, ONES_FAST if fast else ONES)
-            row.redelivery_s_max = OURS_AGAIN_S if system.ours else within_s
-            if system.ours:
-                row.redelivered_s = redelivered(started, driver, OURS_AGAIN_S)
-        rows.append(row)
-    peers = [(system, row) for system, row in zip(chosen, rows, strict=True) if not system.ours]
+        for last in (False, True):
+            try:
+                rows[system] = _row(system, fast=fast)
+                break
+            except BROKEN as error:
+                print(f"{system.name} broke: {error}", file=sys.stderr, flush=True)
+                if last:
+                    broken.append(f"{system.name}: {str(error).splitlines()[-1]}")
+    peers = [system for system in rows if not system.ours]
     if peers:
+        within_s = AGAIN_S_FAST if fast else AGAIN_S
         print(f"== a worker of each peer killed, {within_s:g} s at most", file=sys.stderr, flush=True)
         with ThreadPoolExecutor(len(peers)) as pool:
-            for (_, row), seconds in zip(peers, pool.map(lambda peer: _again(peer[0], within_s), peers), strict=True):
-                row.redelivered_s = seconds
-    return rows
+            again = {system: pool.submit(_again, system, within_s) for system in peers}
+        for system, coming in again.items():
+            try:
+                rows[system].redelivered_s = coming.result()
+            except BROKEN as error:
+                broken.append(f"{system.name}, killed: {str(error).splitlines()[-1]}")
+    return list(rows.values()), broken
+
+
+def _row(system: type[System], *, fast: bool) -> Row:
+    tasks = system.tasks // (FAST_SHARE if fast else 1)
+    print(f"== {system.name}: {tasks:,} tasks", file=sys.stderr, flush=True)
+    with _running(system) as (started, driver):
+        row = measured(started, driver, tasks, ONES_FAST if fast else ONES)
+        row.redelivery_s_max = AGAIN_S_FAST if fast else AGAIN_S
+        if system.ours:
+            row.redelivered_s = redelivered(started, driver, row.redelivery_s_max)
+    return row
 
 
 def _again(system: type[System], within_s: float) -> float | None:

@@ -172,7 +172,7 @@ class Ours(System):
     name = "Hivebus fast, 1 process"
     durability = FSYNC_1_S
     results = "SQLite"
-    tuned = "256 slots, 20,000 aggregates cached; submitted by POST in batches of 500, single ones by NATS; results in log, store and views"
+    tuned = "256 slots, 20,000 aggregates cached; POST in batches of 500, single ones by NATS; results in log and views"
     venv, module, tasks = "hivebus", "tests.bench.peers.hivebus_tasks", 10_000
     ours = True
     profile = "fast"

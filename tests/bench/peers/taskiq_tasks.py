@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncGenerator
 
 import redis.asyncio
 from nats.js.api import ConsumerConfig
 from nats.js.errors import NotFoundError
+from taskiq import AckableMessage
 from taskiq_nats import PullBasedJetStreamBroker
 from taskiq_redis import RedisAsyncResultBackend
 
@@ -23,7 +25,23 @@ FETCH_S = 0.005
 TOGETHER = 500
 WORKERS_S_MAX = 20.0
 
-broker = PullBasedJetStreamBroker(
+
+class Broker(PullBasedJetStreamBroker):
+    """Goes on after a fetch that found nothing: nats-py says so by two errors, and taskiq knows one of them.
+
+    Without this the worker ends and is started again, and what it had fetched comes back 30 s later.
+    """
+
+    async def listen(self) -> AsyncGenerator[AckableMessage, None]:
+        while True:
+            try:
+                async for message in super().listen():
+                    yield message
+            except TimeoutError:
+                continue
+
+
+broker = Broker(
     servers=os.environ["PEER_NATS"],
     consumer_config=ConsumerConfig(durable_name="taskiq_durable", max_ack_pending=10_000),
     pull_consume_batch=BATCH,
