@@ -7,6 +7,9 @@ from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 
+import msgspec
+from msgspec import Struct
+
 from core.execution import DEPTH_MAX, escape
 from core.kernel.errors import Unprocessable
 
@@ -142,3 +145,21 @@ def _assigns_secret(text: str) -> bool:
 
 def _is_secret_text(text: str, known: list[str]) -> bool:
     return _KEY.search(text) is not None or (bool(known) and any(value in text for value in known))
+
+
+@lru_cache(maxsize=256)
+def free_fields(struct: type[Struct]) -> tuple[str, ...]:
+    """The fields in which a caller may say anything: neither a number, a known word nor bound by a pattern."""
+    info = msgspec.inspect.type_info(struct)
+    assert isinstance(info, msgspec.inspect.StructType)
+    return tuple(field.name for field in info.fields if _is_free(field.type))
+
+
+def _is_free(kind: msgspec.inspect.Type) -> bool:
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return any(map(_is_free, kind.types))
+    if isinstance(kind, msgspec.inspect.ListType):
+        return _is_free(kind.item_type)
+    if isinstance(kind, msgspec.inspect.StrType):
+        return kind.pattern is None
+    return isinstance(kind, msgspec.inspect.AnyType | msgspec.inspect.DictType)

@@ -154,7 +154,7 @@ def _command(spec: CommandSpec, dispatcher: Dispatcher) -> Action:
         read_only=False,
         carry=carry,
         route=spec.route,
-        creates=spec.creates,
+        creates=spec.batched,
         finishes=spec.finishes,
         answer=answer_of_command(spec),
         faults=spec.faults,
@@ -164,8 +164,8 @@ def _command(spec: CommandSpec, dispatcher: Dispatcher) -> Action:
 def answer_of_command(spec: CommandSpec) -> Any:
     """The shape of a command's answer: the id of its noun, what every command answers, and what it adds itself."""
     own = get_type_hints(spec.answer, include_extras=True)["return"] if spec.answer is not None else None
-    fields: dict[str, Any] = {f"{spec.noun}_id": str}
-    for part in (CreatedAnswer if spec.creates else ChangedAnswer, own):
+    fields: dict[str, Any] = {} if spec.bulk else {f"{spec.noun}_id": str}
+    for part in (None if spec.bulk else CreatedAnswer if spec.creates else ChangedAnswer, own):
         if part is not None:
             fields |= get_type_hints(part, include_extras=True)
     words = spec.name.replace("_", ".").split(".")

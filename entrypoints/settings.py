@@ -131,6 +131,21 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Free GB that are no warning, and half of it not full, whatever share of the disk is used.",
     )
+    alert_queue_age_s: float = Field(
+        300.0, ge=0, le=366 * 86_400, description="Alert when a task has been queued for so long; 0: never."
+    )
+    alert_dead_letters: int = Field(
+        10, ge=0, le=10_000, description="Alert when so many tasks have failed for good in the window; 0: never."
+    )
+    alert_window_s: float = Field(
+        3600.0, ge=0, le=30 * 86_400, description="How far back dead letters and lost hosts count; 0: they never do."
+    )
+    alert_agent_lost_s: float = Field(
+        60.0, ge=0, le=86_400, description="Alert when an agent has had no host for so long; 0: never."
+    )
+    alert_lag_s: float = Field(
+        30.0, ge=0, le=86_400, description="Alert when the store or the views are so many seconds behind; 0: never."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What reaches stderr.")
 
     @property

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from core.kernel.registry import QuerySpec
 from core.projection import View
-from projections import agents, explain, limits, pauses, queue, schedules, statistics, task_inputs, task_queries, tasks
+from projections import (
+    agents,
+    alerts,
+    explain,
+    limits,
+    pauses,
+    queue,
+    schedules,
+    statistics,
+    task_inputs,
+    task_queries,
+    tasks,
+)
 from projections.timeline import Timeline
 
 VIEWS: tuple[View, ...] = (
@@ -16,6 +28,7 @@ VIEWS: tuple[View, ...] = (
     limits.Limits(),
     schedules.Schedules(),
     pauses.Pauses(),
+    alerts.Alerts(),
     statistics.Attempts(),
     Timeline(),
 )
@@ -26,5 +39,6 @@ QUERIES: tuple[QuerySpec, ...] = (
     *queue.QUERIES,
     *limits.QUERIES,
     *schedules.QUERIES,
+    *alerts.QUERIES,
     *statistics.QUERIES,
 )

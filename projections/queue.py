@@ -15,6 +15,7 @@ from core.kernel.commit import Commit, Event
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.projection import Row, RowView
 from projections.pauses import Pause, pauses_of
+from projections.replays import replayed_ids
 from projections.task_queries import count_completed
 from projections.view import Reader, true_at, versioned
 
@@ -91,7 +92,7 @@ class QueueFigures(TypedDict):
     blocked: Annotated[int, Meta(description="Tasks that wait for what they depend on.")]
     scheduled: Annotated[int, Meta(description="Tasks that wait for a time: their own, or a back-off.")]
     input_required: Annotated[int, Meta(description="Tasks that wait for an answer.")]
-    dead_lettered: Annotated[int, Meta(description="Tasks that failed for good.")]
+    dead_lettered: Annotated[int, Meta(description="Tasks that failed for good and were not replayed.")]
     pauses: list[Pause]
     unknown: Unknown
     position: Position
@@ -121,6 +122,13 @@ async def show_queue(query: ShowQueue, reader: Reader) -> QueueFigures:
             by_priority[str(row["priority"])] = by_priority.get(str(row["priority"]), 0) + row["n"]
             by_type[row["type"]] = by_type.get(row["type"], 0) + row["n"]
             oldest_ms = row["oldest"] if oldest_ms is None else min(oldest_ms, row["oldest"])
+    # From the replays to what they are of: dead letters are many, and stay; replays are few.
+    again = select(func.count().label("n")).where(
+        true_at(queue, reader.at, selective=False),
+        queue.c.state == "dead_lettered",
+        queue.c.id.in_(replayed_ids(reader)),
+    )
+    [replays] = await reader.rows(again)
     return {
         "depth": counts["queued"],
         "by_priority": by_priority,
@@ -130,7 +138,7 @@ async def show_queue(query: ShowQueue, reader: Reader) -> QueueFigures:
         "blocked": counts["blocked"],
         "scheduled": counts["scheduled"],
         "input_required": counts["input_required"],
-        "dead_lettered": counts["dead_lettered"],
+        "dead_lettered": counts["dead_lettered"] - replays["n"],
         "pauses": await pauses_of(reader),
         "unknown": {"oldest_age_s": "nothing is queued"} if oldest_ms is None else {},
         "position": reader.position,

@@ -16,6 +16,7 @@ from core.scheduling.eligibility import Requirement, why_nobody
 from core.task import Retry, Routing
 from projections.agents import candidates
 from projections.pauses import Pause, pause_of, pauses_of
+from projections.replays import replays_of
 from projections.task_relations import Relations, relations_of
 from projections.tasks import STATUSES, Status, specs, tasks
 from projections.timeline import Happening, history_of, timeline
@@ -112,6 +113,7 @@ class TaskDetails(TaskSummary, Relations):
     silence_timeout_s: float | None
     paused: Annotated[Pause | None, Meta(description="The pause that holds it back.")]
     replay_of: str | None
+    replayed_by: Annotated[list[str], Meta(description="Its replays, the newest first, at most ten.")]
     schedule_id: str | None
     position: Position
 
@@ -269,6 +271,7 @@ async def show_task(query: ShowTask, reader: Reader) -> TaskDetails:
         "silence_timeout_s": row["silence_timeout_s"],
         "paused": pause_of(row, await pauses_of(reader)),
         "replay_of": row["replay_of"],
+        "replayed_by": await replays_of(reader, query.task_id),
         "schedule_id": row["schedule_id"],
         **await relations_of(reader, row),
         "position": reader.position,

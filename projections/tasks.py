@@ -112,6 +112,8 @@ specs = Table(
     Column("parent", String(64)),
 )
 Index("task_specs_parent", specs.c.parent)
+_REPLAYS = specs.c.replay_of.is_not(None)
+Index("task_specs_replay_of", specs.c.replay_of, sqlite_where=_REPLAYS, postgresql_where=_REPLAYS)
 
 
 class TaskSpecs(RowView):

@@ -299,6 +299,7 @@ def portrait(fleet: Fleet) -> dict[str, Any]:
         "orphans": fleet.orphans,
         "unsettled": fleet.unsettled_agents,
         "pauses": fleet.pauses,
+        "alerts": fleet.alerts,
         "queued": {e.id for e in tasks if e.status == "queued" and (e.item in waiting or fleet.is_paused(e))},
         "shares": fleet.shares,
         "limits": fleet.limits,

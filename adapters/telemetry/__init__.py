@@ -69,6 +69,7 @@ QUEUE_OLDEST = Reading(
     "hivebus_queue_oldest_age_seconds", "How long the oldest queued task has been queued; absent when none is."
 )
 AGENTS = Reading("hivebus_agents", "Agents by status, as the views show them; busy ones work on something.", "status")
+ALERTS = Reading("hivebus_alerts", "Alerts whose cause is there, acknowledged or not, by kind.", "kind")
 HOST_ATTEMPTS = Reading("hivebus_host_attempts_running", "Attempts that run on the agent host of this process.")
 BROKER_MEMORY = Reading(
     "hivebus_broker_resident_memory_bytes", "Resident memory of the broker, where this process started it."
@@ -103,6 +104,7 @@ READINGS = (
     QUEUE,
     QUEUE_OLDEST,
     AGENTS,
+    ALERTS,
     HOST_ATTEMPTS,
     SOCKETS,
     SOCKET_FRAMES,

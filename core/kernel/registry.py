@@ -72,11 +72,17 @@ class CommandSpec(Struct, frozen=True):
     identify: Callable[[str], str] | None = None
     copies: str | None = None
     faults: Mapping[str, type[HivebusError]] = {}
+    bulk: bool = False
 
     def id_of(self, command: Struct) -> str:
         """The id of the aggregate that a command names."""
         named: str = getattr(command, self.target or "")
         return named if self.identify is None else self.identify(named)
+
+    @property
+    def batched(self) -> bool:
+        """Whether many of it can be sent at once: what creates one thing each."""
+        return self.creates and not self.bulk
 
 
 class QuerySpec(Struct, frozen=True):
@@ -147,6 +153,7 @@ class Aggregate:
         identify: Callable[[str], str] | None = None,
         copies: str | None = None,
         faults: Mapping[str, type[HivebusError]] | None = None,
+        bulk: bool = False,
     ) -> Callable[[Decide], Decide]:
         """Register a decision. The command's Struct is the annotation of its first parameter.
 
@@ -155,7 +162,8 @@ class Aggregate:
         disk that is nearly full. Where users name an aggregate freely, `identify` makes its id from `target`.
         One that creates from what another aggregate of its noun holds names that one's id in the field `copies`: its
         decision gets that state.
-        `faults` are the errors that only this command knows, for the documents.
+        `faults` are the errors that only this command knows, for the documents. A `bulk` one is carried out on
+        everything that it picks and answers for each: `answer` gives the whole answer, and it is in no batch itself.
         """
 
         def register(decide: Decide) -> Decide:
@@ -179,6 +187,7 @@ class Aggregate:
                     identify,
                     copies,
                     dict(faults or {}),
+                    bulk,
                 )
             )
             return decide

@@ -93,4 +93,5 @@ class HostEntry(Struct, kw_only=True):
     executors: frozenset[str]
     slots: int
     lost_reason: str = ""
+    lost_ms: int = 0
     running: set[str] = msgspec.field(default_factory=set)

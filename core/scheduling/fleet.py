@@ -15,6 +15,7 @@ from core import pause as pauses
 from core import task as tasks
 from core.kernel.commit import Commit
 from core.kernel.outcomes import CommandUnchanged
+from core.process_managers.alerts import Alerts
 from core.process_managers.children import Children
 from core.process_managers.dependencies import ENDS, Dependencies
 from core.scheduling.clocks import Clocks
@@ -47,6 +48,7 @@ class Fleet:
         self.statistics = Statistics()
         self.dependencies = Dependencies()
         self.children = Children()
+        self.alerts = Alerts()
         self.clocks = Clocks(self.tasks)
         self.orphans: set[str] = set()
         self.unsettled_agents: set[str] = set()
@@ -264,6 +266,9 @@ class Fleet:
                 if entry.status == "queued":
                     self.waiting.put(entry.place, entry.item)
 
+    def _fold_alert(self, commit: Commit, event: Any) -> None:
+        self.alerts.fold(commit, event)
+
     def is_paused(self, entry: TaskEntry) -> bool:
         """Whether a waiting task is held back by a pause of its type or its concurrency key."""
         key = entry.limited.concurrency_key
@@ -328,7 +333,9 @@ class Fleet:
                 self.hosts[host_id] = entry
             case hosts.HostLost() | hosts.HostLeft() if entry is not None:
                 entry.session = ""
-                entry.lost_reason = event.reason if isinstance(event, hosts.HostLost) else ""
+                entry.lost_reason, entry.lost_ms = "", 0
+                if isinstance(event, hosts.HostLost):
+                    entry.lost_reason, entry.lost_ms = event.reason, commit.body.occurred_at
             case _:
                 return
         self.orphans.update(id_ for id_ in entry.running if self.tasks[id_].session != entry.session)
@@ -356,5 +363,6 @@ _FOLDS = {
     "host": Fleet._fold_host,
     "schedule": Fleet._fold_schedule,
     "queue": Fleet._fold_pause,
+    "alert": Fleet._fold_alert,
     "scheduler": Fleet._fold_election,
 }

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from core.pause import What
+from core.process_managers.alerts import Alerts
 from core.process_managers.children import Children, Unseen
 from core.process_managers.dependencies import Blocked, Dependencies
 from core.scheduling.entries import AgentEntry, HostEntry, TaskEntry
@@ -34,6 +35,7 @@ class _Image(Struct, kw_only=True):
     parents: dict[str, str]
     recalled: dict[str, str]
     unseen: dict[str, Unseen]
+    alerts: Alerts
 
 
 def image_of(fleet: Fleet) -> bytes:
@@ -57,6 +59,7 @@ def image_of(fleet: Fleet) -> bytes:
             parents=fleet.children.parents,
             recalled=fleet.children.recalled,
             unseen=fleet.children.unseen,
+            alerts=fleet.alerts,
         )
     )
 
@@ -70,6 +73,7 @@ def fleet_of(raw: bytes) -> Fleet:
     fleet.schedules, fleet.pauses = Schedules(image.schedules), image.pauses
     fleet.dependencies = Dependencies(image.blocked, image.ready)
     fleet.children = Children(image.parents, image.recalled, image.unseen)
+    fleet.alerts = image.alerts
     fleet.orphans = set(image.orphans)
     fleet.agents = {entry.id: entry for entry in image.agents}
     fleet.hosts = {entry.id: entry for entry in image.hosts}

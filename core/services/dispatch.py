@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import lru_cache
 from typing import Annotated, Any, Protocol, TypedDict
 from uuid import UUID
 
-import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
@@ -21,11 +19,13 @@ from core.kernel.ports import Clock, Store
 from core.kernel.registry import CommandSpec, QuerySpec, Registry, Scope
 from core.kernel.times import parse_rfc3339, rfc3339
 from core.limit import Limit, limit_id
+from core.replay import StartReplay
 from core.schedule import SetSchedule
-from core.secrets import Secrets, find_literal_secret
+from core.secrets import Secrets, find_literal_secret, free_fields
 from core.services.batches import Plan, planned
 from core.services.positions import PositionGate
 from core.services.relations import know_relations
+from core.services.replays import Pick, Replays
 from core.services.vault import Vault
 from core.task import SubmitTask
 
@@ -96,11 +96,12 @@ class Dispatcher:
         clock: Clock,
         applied: PositionGate,
         *,
+        pick: Pick,
         live_tasks: Callable[[], int],
         live_tasks_max: int = 200_000,
         refuse: Callable[[CommandSpec], None] = lambda _: None,
     ) -> None:
-        """`refuse` raises for a command that may not be accepted now, whoever sends it."""
+        """`pick` finds what a replay is of; `refuse` raises for a command that may not be accepted now."""
         self._bus = bus
         self._registry = registry
         self._views = views
@@ -112,12 +113,15 @@ class Dispatcher:
         self._live_tasks = live_tasks
         self._live_tasks_max = live_tasks_max
         self._refuse = refuse
+        self._replays = Replays(views, clock, pick, self._reach)
 
     # --- commands ---
 
     async def command(self, command: Struct, principal: Principal, envelope: Envelope) -> dict[str, Any]:
         """Execute one command; its answer as JSON-able data, with the position of its commit."""
         spec = self._registry.command_of(command)
+        if isinstance(command, StartReplay):
+            return await self._replay(spec, command, principal, envelope)
         command_id = self._command_id(principal, envelope)
         keyed = envelope.idempotency_key is not None
         accepted = await self._execute(spec, command, principal, envelope, command_id, keyed=keyed)
@@ -181,14 +185,42 @@ class Dispatcher:
                         pointer=pointer,
                         remedy="Mend that item, and send the batch again.",
                     )
-            spec = self._registry.command_of(command)
-            # An item's key is derived, and the log itself tells a repeat: no look into the store for each item.
-            accepted = await self._execute(
-                spec, command, principal, envelope, derive(batch_id, str(index)), keyed=False
-            )
         except HivebusError as error:
             return named | {"error": error.as_problem()}
-        return named | answer_of(spec, command, accepted)
+        # An item's key is derived, and the log itself tells a repeat: no look into the store for each item.
+        item_id = derive(batch_id, str(index))
+        return named | await self._answered(command, principal, envelope, item_id, keyed=False)
+
+    async def _answered(
+        self, command: Struct, principal: Principal, envelope: Envelope, command_id: UUID, *, keyed: bool
+    ) -> dict[str, Any]:
+        """What one command of many led to, or its problem document as `error`."""
+        spec = self._registry.command_of(command)
+        try:
+            accepted = await self._execute(spec, command, principal, envelope, command_id, keyed=keyed)
+        except HivebusError as error:
+            return {"error": error.as_problem()}
+        return answer_of(spec, command, accepted)
+
+    async def _replay(
+        self, spec: CommandSpec, command: StartReplay, principal: Principal, envelope: Envelope
+    ) -> dict[str, Any]:
+        """Its own commit first, then a command for each task that is picked as of that position."""
+        command_id = self._command_id(principal, envelope)
+        if command.dry_run:
+            self._admit(spec, principal)
+            return await self._replays.counted(spec, command)
+        keyed = envelope.idempotency_key is not None
+        accepted = await self._execute(spec, command, principal, envelope, command_id, keyed=keyed)
+        within = replace(envelope, correlation_id=accepted.correlation_id)
+
+        def one(item: Struct, item_id: UUID) -> Awaitable[dict[str, Any]]:
+            # Whatever became of the first replay of a task, the log trimmed of it too: the store knows it.
+            return self._answered(item, principal, within, item_id, keyed=True)
+
+        answer = await self._replays.carried_out(spec, command, accepted, command_id, one)
+        await self._wait_applied(answer["position"], envelope.wait_s)
+        return answer
 
     async def _execute(
         self,
@@ -200,8 +232,7 @@ class Dispatcher:
         *,
         keyed: bool,
     ) -> Accepted:
-        if spec.scope not in principal.scopes:
-            raise Forbidden(f"This key may not issue {spec.name}.", remedy=f"It needs the scope {spec.scope}.")
+        self._admit(spec, principal)
         self._refuse(spec)
         if spec.name in MORE_TASKS and self._live_tasks() >= self._live_tasks_max:
             raise TooMany(
@@ -230,6 +261,10 @@ class Dispatcher:
             correlation_id=envelope.correlation_id,
         )
         return await self._bus.execute(command, caller)
+
+    def _admit(self, spec: CommandSpec, principal: Principal) -> None:
+        if spec.scope not in principal.scopes:
+            raise Forbidden(f"This key may not issue {spec.name}.", remedy=f"It needs the scope {spec.scope}.")
 
     async def _know_rate(self, key: str, pointer: str) -> None:
         """Raises Unprocessable for a rate key that has no rate: nobody could say how fast is right."""
@@ -341,24 +376,6 @@ class Dispatcher:
                 position=position,
                 retry_after_s=1,
             )
-
-
-@lru_cache(maxsize=256)
-def free_fields(struct: type[Struct]) -> tuple[str, ...]:
-    """The fields in which a caller may say anything: neither a number, a known word nor bound by a pattern."""
-    info = msgspec.inspect.type_info(struct)
-    assert isinstance(info, msgspec.inspect.StructType)
-    return tuple(field.name for field in info.fields if _is_free(field.type))
-
-
-def _is_free(kind: msgspec.inspect.Type) -> bool:
-    if isinstance(kind, msgspec.inspect.UnionType):
-        return any(map(_is_free, kind.types))
-    if isinstance(kind, msgspec.inspect.ListType):
-        return _is_free(kind.item_type)
-    if isinstance(kind, msgspec.inspect.StrType):
-        return kind.pattern is None
-    return isinstance(kind, msgspec.inspect.AnyType | msgspec.inspect.DictType)
 
 
 def answer_of(spec: CommandSpec, command: Struct, accepted: Accepted) -> dict[str, Any]:

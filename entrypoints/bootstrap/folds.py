@@ -6,6 +6,7 @@ import hashlib
 import inspect
 
 import core.cron
+import core.process_managers.alerts
 import core.process_managers.children
 import core.process_managers.dependencies
 import core.schedule
@@ -25,6 +26,7 @@ FOLDS = (
     core.scheduling.images,
     core.scheduling.schedules,
     core.scheduling.timers,
+    core.process_managers.alerts,
     core.process_managers.children,
     core.process_managers.dependencies,
     core.scheduling.entries,

@@ -36,6 +36,7 @@ from core.kernel.ports import Lease
 from core.kernel.registry import Registry
 from core.kernel.subjects import CLIENT_USER
 from core.services.agent_host import AgentHost
+from core.services.alerts import AlertWatch
 from core.services.disk import DiskGuard, Marks
 from core.services.dispatch import Dispatcher, Principal
 from core.services.feed import Feed
@@ -59,6 +60,7 @@ from entrypoints.bootstrap.folds import fold_version
 from entrypoints.bootstrap.keeping import picture_of, trimmer_of
 from entrypoints.bootstrap.links import hosted, linked
 from entrypoints.bootstrap.opened import Ground, opened
+from entrypoints.bootstrap.watch import watch_of
 from entrypoints.calls import Calls, actions_of
 from entrypoints.database import address_of, places
 from entrypoints.http.door import Door, load_key
@@ -79,6 +81,7 @@ from entrypoints.settings import Settings, load
 from entrypoints.websocket.sockets import Sockets
 from entrypoints.websocket.watching import Watching
 from projections.catalogue import QUERIES, VIEWS
+from projections.replays import pick
 
 logger = logging.getLogger("hivebus")
 
@@ -111,6 +114,7 @@ class Program(Struct, frozen=True, kw_only=True):
     projector: Projector
     relay: Relay
     scheduler: Scheduler
+    watch: AlertWatch
     care: LogCare
     heads: Heads
     trimmer: Trimmer
@@ -143,6 +147,7 @@ class Program(Struct, frozen=True, kw_only=True):
             self.care.run(self.recorder.drained, lambda: picture_of(self.bus, self.scheduler, self.recorder)),
             self.trimmer.run(),
             self.scheduler.run(),
+            self.watch.run(),
             self._refusals(),
         ]
         if RECORDER in self.roles:
@@ -269,6 +274,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         ground.secrets,
         clock,
         applied,
+        pick=pick,
         live_tasks=lambda: len(scheduler.fleet.tasks),
         live_tasks_max=settings.live_tasks_max,
         refuse=disk.refuse,
@@ -358,6 +364,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         ),
         relay=relay,
         scheduler=scheduler,
+        watch=watch_of(settings, ground, bus, scheduler, disk, recorded, applied, vitals),
         care=ground.care,
         heads=heads,
         trimmer=trimmer,

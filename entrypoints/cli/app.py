@@ -25,8 +25,10 @@ EXAMPLES = (
 NOUN_DOCS = {
     "task": "Submit tasks, look at them, follow and cancel them.",
     "agent": "See who works, spawn and retire agents.",
+    "alert": "See what is not as it should be, and take care of it.",
     "limit": "Say how many run at a time and how fast they start, by key.",
     "schedule": "Submit tasks again and again, by cron or at an interval.",
+    "replay": "Ask again for everything that ended badly and fits.",
     "statistics": "See how attempts went, by task type and agent type.",
     "log": "Read the log of events, and take care of it.",
 }
@@ -39,6 +41,8 @@ NOUN_EXAMPLES = {
         """ --task 'parameters={"argv":["./report.sh"]}'""",
         "hivebus schedule list",
     ),
+    "alert": ("hivebus alert list", "hivebus alert acknowledge ALERT_ID --reason 'more agents are on their way'"),
+    "replay": ("hivebus replay start --status failed --dry-run",),
     "statistics": ("hivebus statistics list",),
     "log": ("hivebus log tail --follow", "hivebus log trim --older 30d --dry-run"),
 }
@@ -54,6 +58,18 @@ def _watch() -> click.Command:
     from entrypoints.cli.stories import watch_verb  # noqa: PLC0415
 
     return watch_verb()
+
+
+def _task_replay() -> click.Command:
+    from entrypoints.cli.replaying import task_replay_verb  # noqa: PLC0415
+
+    return task_replay_verb()
+
+
+def _replay_start() -> click.Command:
+    from entrypoints.cli.replaying import replay_start_verb  # noqa: PLC0415
+
+    return replay_start_verb()
 
 
 def _tail() -> click.Command:
@@ -166,7 +182,8 @@ BY_HAND: dict[str, By] = {
         "env": _env,
         "key": _key,
     },
-    "task": {"submit": _submit, "watch": _watch},
+    "task": {"submit": _submit, "watch": _watch, "replay": _task_replay},
+    "replay": {"start": _replay_start},
     "log": {"tail": _tail, "diverge": _diverge, "trim": _trim},
 }
 

@@ -30,6 +30,7 @@ class Measured(TypedDict):
     active_agents: int | None
     queued_tasks: int | None
     live_tasks: int
+    alerts: Annotated[int, Meta(ge=0, description="Alerts whose cause is there, acknowledged or not.")]
     parked_aggregates: int
     cpu_usage: Annotated[float, Meta(ge=0)]
     memory_usage: Annotated[float, Meta(ge=0, le=100)]

@@ -49,7 +49,7 @@ def command_handler(spec: CommandSpec, dispatcher: Dispatcher, door: Door) -> Ha
     """The handler of a command; one that creates takes batches too."""
     assert spec.route is not None
     status, struct, has_body = spec.route.status, spec.struct, spec.route.method != "DELETE"
-    location = spec.route.path + "/" if spec.creates else None
+    location = f"/api/{spec.noun}s/" if spec.batched else None
 
     async def handle(request: Request, **fields: Any) -> HTTPResponse:
         principal = door.admit(request)
@@ -59,8 +59,8 @@ def command_handler(spec: CommandSpec, dispatcher: Dispatcher, door: Door) -> Ha
             command = from_query(struct, values | fields)
         else:
             refuse_unknown(values)
-            check_media(request, JSON, NDJSON) if spec.creates else check_media(request, JSON)
-            if spec.creates and _is_batch(request):
+            check_media(request, JSON, NDJSON) if spec.batched else check_media(request, JSON)
+            if spec.batched and _is_batch(request):
                 items = await dispatcher.batch(batch_of(struct, request), principal, envelope)
                 return json_response(items, status)
             command = from_json(struct, request.body, fields)

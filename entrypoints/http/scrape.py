@@ -54,6 +54,7 @@ class Scrape:
             await self._positions(measured)
             await self._counts(measured)
             measured.put(telemetry.LIVE_TASKS, len(self._scheduler.fleet.tasks))
+            measured.put(telemetry.ALERTS, self._scheduler.fleet.alerts.by_kind())
             measured.put(telemetry.HOST_ATTEMPTS, self._vitals.attempts())
             if self._vitals.sockets is not None:
                 sockets = self._vitals.sockets()

@@ -181,6 +181,7 @@ class System:
                 "active_agents": active,
                 "queued_tasks": queued,
                 "live_tasks": len(self._scheduler.fleet.tasks),
+                "alerts": len(self._scheduler.fleet.alerts.live),
                 "parked_aggregates": self._views.parked,
                 "cpu_usage": self._process.cpu_percent(),
                 "memory_usage": psutil.virtual_memory().percent,

@@ -29,9 +29,14 @@ export function statusLine(status, age_ms, away) {
     ["Broker", now(known(status.services.broker, why("services.broker"), state))],
     ["Queue depth", known(status.metrics.queued_tasks, why("metrics.queued_tasks"), count), "tasks that wait for an agent"],
     ["Live tasks", known(status.metrics.live_tasks, why("metrics.live_tasks"), count), "tasks that have not ended"],
+    ["Alerts", known(status.metrics.alerts, why("metrics.alerts"), alerts), "what is not as it should be: hivebus alert list"],
     ["Lag", lag(recorded, applied), `recorded position ${recorded ?? "unknown"}, applied to the views ${applied ?? "unknown"}`],
   ];
   return html`${items.map(([name, value, hint]) => html`<div ${hint && html`title="${hint}"`}><dt>${name}</dt><dd>${value}</dd></div>`)}`;
+}
+
+function alerts(number) {
+  return html`<span class="state" data-state="${number > 0 ? "degraded" : "healthy"}">${count(number)}</span>`;
 }
 
 function lag(recorded, applied) {

@@ -24,7 +24,7 @@ MB, GB, TB = 10**6, 10**9, 10**12
 MARKS = Marks(enough_bytes=10 * GB)
 REGISTRY = Registry(AGGREGATES)
 
-FINISHING = ["agent.retire", "task.cancel", "task.reject"]
+FINISHING = ["agent.retire", "alert.acknowledge", "task.cancel", "task.reject"]
 
 
 class Steps:

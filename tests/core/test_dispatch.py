@@ -16,6 +16,7 @@ from core.agent import RetireAgent, SpawnAgent
 from core.host import RegisterHost
 from core.kernel.codec import Codec
 from core.kernel.command_bus import CommandBus
+from core.kernel.commit import subject_of
 from core.kernel.errors import (
     Forbidden,
     HivebusError,
@@ -27,10 +28,11 @@ from core.kernel.errors import (
     TooMany,
     Unprocessable,
 )
-from core.kernel.ids import derive, from_key
+from core.kernel.ids import derive, from_key, uuid7
 from core.kernel.registry import QuerySpec, Registry, Route, Scope
 from core.kernel.times import rfc3339
-from core.services import dispatch
+from core.replay import Picked, ReplayStarted, StartReplay
+from core.services import dispatch, replays
 from core.services.dispatch import BATCH_MAX, Dispatcher, Envelope, Look, Principal
 from core.services.positions import PositionGate
 from core.services.recorder import Recorder
@@ -74,7 +76,8 @@ class Views:
 
     @asynccontextmanager
     async def reader(self, *, at: int | None, now_ms: int) -> AsyncIterator[Reader]:
-        subjects = [entry.subject for entry in self._log._entries[: self.position if at is None else at]]
+        seen = self._log._entries[: self.position if at is None else at]
+        subjects = [entry.subject for entry in seen if entry is not None]
         yield Reader(at, now_ms, self.position if at is None else at, [name.rpartition(".")[2] for name in subjects])
 
 
@@ -102,6 +105,8 @@ class World:
         self.codec = Codec(registry)
         self.bus = CommandBus(self.log, registry, self.codec, self.clock, self.store)
         self.live = 0
+        self.fitting: list[str] = []
+        self.picked_at: int | None = None
         self.door = Dispatcher(
             self.bus,
             registry,
@@ -111,9 +116,21 @@ class World:
             NoSecrets(),
             self.clock,
             self.applied,
+            pick=self.pick,
             live_tasks=lambda: self.live,
             live_tasks_max=live_tasks_max,
         )
+
+    async def pick(self, asked: ReplayStarted, reader: Any) -> Picked:
+        """What the test says that fits."""
+        self.picked_at = reader.at
+        return Picked(len(self.fitting), 0, self.fitting[: asked.limit])
+
+    async def cancelled(self) -> str:
+        """A task that was cancelled while it waited."""
+        task_id: str = (await self.says(submit()))["task_id"]
+        await self.says(CancelTask(task_id=task_id))
+        return task_id
 
     async def says(self, command: Struct, *, who: Principal = ADA, **envelope: Any) -> dict[str, Any]:
         return await self.door.command(command, who, Envelope(**envelope))
@@ -137,6 +154,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(dispatch, "READ_YOUR_WRITE_S", 0.02)
+    monkeypatch.setattr(replays, "VIEWS_WITHIN_S", 0.02)
     return World()
 
 
@@ -421,3 +439,74 @@ async def test_what_is_neither_a_position_nor_a_time_is_refused(world: World, at
 async def test_the_future_is_not_known(world: World) -> None:
     with pytest.raises(Unprocessable):
         await world.asks("t", at=rfc3339(NOW_MS + 1) or "")
+
+
+# Replays of many
+
+
+async def test_each_task_of_a_replay_has_its_own_answer(world: World) -> None:
+    """Given a cancelled task, one that waits and one that nobody knows, when replayed, then one is a new task."""
+    cancelled, waiting = await world.cancelled(), (await world.says(submit()))["task_id"]
+    world.fitting = [cancelled, waiting, str(uuid7(NOW_MS))]
+    world.project(100)
+    answer = await world.says(StartReplay(status="cancelled"), idempotency_key="k")
+    started = answer["position"] - 1
+    [again, *refused] = answer.pop("tasks")
+    assert (again["replay_of"], again["status"], again["task_id"] != cancelled) == (cancelled, "queued", True)
+    assert [item["error"]["code"] for item in refused] == ["not_replayable", "unknown_task"]
+    assert (answer["replayed"], answer["errors"], answer["matched"], answer["remaining"]) == (1, 2, 3, 0)
+    assert world.picked_at == started
+
+
+async def test_a_replay_under_its_key_picks_as_of_its_own_position_again(world: World) -> None:
+    world.fitting = [await world.cancelled()]
+    world.project(100)
+    first = await world.says(StartReplay(status="cancelled"), idempotency_key="k")
+    looked_at, head = world.picked_at, await world.log.head()
+    again = await world.says(StartReplay(status="cancelled"), idempotency_key="k")
+    assert (world.picked_at, await world.log.head()) == (looked_at, head)
+    assert again == first | {"repeated": True, "tasks": [first["tasks"][0] | {"repeated": True}]}
+    with pytest.raises(KeyReused):
+        await world.says(StartReplay(status="expired"), idempotency_key="k")
+
+
+async def test_another_replay_of_the_same_task_finds_it_done_unless_it_is_forced(world: World) -> None:
+    world.fitting = [await world.cancelled()]
+    world.project(100)
+    [first] = (await world.says(StartReplay(status="cancelled")))["tasks"]
+    [second] = (await world.says(StartReplay(status="cancelled"), who=Principal("bob")))["tasks"]
+    [forced] = (await world.says(StartReplay(status="cancelled", force=True)))["tasks"]
+    assert (second["task_id"], second["repeated"]) == (first["task_id"], True)
+    assert (forced["task_id"] != first["task_id"], "repeated" in forced) == (True, False)
+
+
+async def test_a_replay_that_was_trimmed_is_not_made_a_second_time(world: World) -> None:
+    world.fitting = [await world.cancelled()]
+    world.project(100)
+    [first] = (await world.says(StartReplay(status="cancelled")))["tasks"]
+    await world.record()
+    subject = subject_of("task", first["task_id"])
+    await world.log.purge(subject, through=first["position"])
+    world.bus.forget(subject)
+    [second] = (await world.says(StartReplay(status="cancelled")))["tasks"]
+    assert (second["task_id"], second["position"], second["repeated"]) == (first["task_id"], first["position"], True)
+
+
+async def test_a_dry_run_leaves_nothing_and_needs_the_right_to_replay(world: World) -> None:
+    world.fitting = [await world.cancelled()]
+    head = await world.log.head()
+    answer = await world.says(StartReplay(status="cancelled", dry_run=True))
+    assert (answer["replay_id"], answer["replayed"], answer["matched"]) == (None, 0, 1)
+    assert [item["replay_of"] for item in answer["tasks"]] == world.fitting
+    assert (await world.log.head(), world.picked_at) == (head, None)
+    with pytest.raises(Forbidden):
+        await world.says(StartReplay(status="cancelled", dry_run=True), who=Principal("host", frozenset({Scope.HOST})))
+
+
+async def test_a_replay_waits_for_views_that_hold_its_own_position(world: World) -> None:
+    world.fitting = [await world.cancelled()]
+    with pytest.raises(NotYet):
+        await world.says(StartReplay(status="cancelled"), idempotency_key="k")
+    world.project(100)
+    answer = await world.says(StartReplay(status="cancelled"), idempotency_key="k")
+    assert (answer["replayed"], answer["repeated"]) == (1, True)

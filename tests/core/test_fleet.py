@@ -199,6 +199,7 @@ def test_the_end_of_a_session_orphans_its_tasks_and_unsettles_its_agents(event: 
             executors=frozenset({"command", "python"}),
             slots=8,
             lost_reason=reason,
+            lost_ms=NOW_MS if reason else 0,
             running={"t"},
         )
     }

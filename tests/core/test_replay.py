@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from core.kernel.errors import Refused
+from core.kernel.errors import Refused, Unprocessable
+from core.replay import Replay, ReplayStarted, StartReplay
 from core.task import (
     ReplayTask,
     TaskCancelled,
@@ -27,6 +28,26 @@ GOLDEN = [
         '"timeout_s":60.0,"retry":{"max_attempts":3,"max_crashes":5,"initial_interval_ms":1000,'
         '"backoff_multiplier":2.0,"max_interval_ms":60000,"non_retryable":[],"avoid_last_agent":false},'
         '"project":"default","replay_of":"t","schedule_id":"s","due_ms":7}',
+    ),
+    (
+        ReplayStarted(status="failed", limit=100),
+        'replay.started/1 {"status":"failed","limit":100}',
+    ),
+    (
+        ReplayStarted(
+            status="expired",
+            limit=1,
+            type="report",
+            project="p",
+            agent_type="shell",
+            outcome="deadline",
+            with_correlation_id="c",
+            since_ms=1,
+            until_ms=2,
+            force=True,
+        ),
+        'replay.started/1 {"status":"expired","limit":1,"type":"report","project":"p","agent_type":"shell",'
+        '"outcome":"deadline","with_correlation_id":"c","since_ms":1,"until_ms":2,"force":true}',
     ),
 ]
 
@@ -49,3 +70,17 @@ def test_what_ended_badly_is_asked_for_again_without_its_times(end: Any) -> None
 )
 def test_what_has_not_ended_or_ended_well_is_not_replayed(history: tuple[Any, ...]) -> None:
     given(submitted(), TaskQueued(), *history).when(ReplayTask(task_id="t")).then_raises(Refused, code="not_replayable")
+
+
+# Many at once
+
+
+def test_a_replay_of_many_keeps_what_it_was_asked_and_where_it_looks() -> None:
+    asked = StartReplay(status="failed", type="report", since="2027-01-15T08:00:00Z", until="2027-01-15T09:00:00Z")
+    started = ReplayStarted(status="failed", limit=100, type="report", since_ms=NOW_MS, until_ms=NOW_MS + 3_600_000)
+    assert given().when(asked).then(started) == Replay(started, 1)
+
+
+def test_a_window_in_which_nothing_can_have_ended_is_refused() -> None:
+    asked = StartReplay(status="failed", since="2027-01-15T09:00:00Z", until="2027-01-15T09:00:00Z")
+    given().when(asked).then_raises(Unprocessable, code="empty_window", pointer="/until")

@@ -18,7 +18,7 @@ from core.kernel.registry import Route
 from entrypoints.calls import Nothing
 from entrypoints.http.events import ReadEvents
 from projections.catalogue import QUERIES
-from tests.entrypoints.program import RunningProgram
+from tests.entrypoints.program import RunningProgram, until
 from tests.ways import Place, Refusal
 
 BODY_BYTES = 1024 * 1024 + 64 * 1024
@@ -43,6 +43,8 @@ GOOD: dict[str, dict[str, Any]] = {
     # A type that no other test asks for.
     "queue.pause": {"what": "type", "name": "sample"},
     "queue.resume": {"what": "type", "name": "sample"},
+    # Of these there is none.
+    "replay.start": {"status": "expired", "type": "sample"},
 }
 # The state of a new thing in which an action succeeds, if not as it was made; each is made by `made`.
 STATES = {
@@ -131,6 +133,11 @@ def made(noun: str, program: RunningProgram, state: str = "fresh") -> str:
         scheduled = program.request("PUT", path, json=SCHEDULE, params={"wait": "recorded"})
         assert scheduled.status_code == 202, scheduled.text
         return "sample"
+    if noun == "alert":
+        # A task that waits for ever, for longer than the program of these tests has patience.
+        made("task", program)
+        found = until(lambda: program.get("/api/alerts")["alerts"], what="an alert")
+        return str(found[0]["id"])
     if (noun, state) == ("task", "cancelled"):
         waiting = made("task", program)
         cancelled = program.request("DELETE", f"/api/tasks/{waiting}", params={"wait": "recorded"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -24,6 +24,13 @@ MOVES = {"position", "next", "sequence"}
 MEASURED = {"system.status"}
 # The command line has its own words for these two (`hivebus status`, `hivebus log tail`), and none for the third.
 NO_VERBS = {"system.status", "event.list", "system.info"}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProgram]:
+    """One that raises an alert as soon as anything waits."""
+    with RunningProgram(tmp_path_factory.mktemp("hive") / "data", HIVEBUS_ALERT_QUEUE_AGE_S="0.1") as running:
+        yield running
 
 
 def command_line(address: Address) -> CommandLine:

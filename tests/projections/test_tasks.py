@@ -427,6 +427,7 @@ async def test_a_task_is_shown_with_all_that_is_known_about_it(tmp_path: Path) -
         "silence_timeout_s": None,
         "paused": None,
         "replay_of": None,
+        "replayed_by": [],
         "schedule_id": None,
         "position": 13,
     }

@@ -88,7 +88,8 @@ def test_given_the_printed_link_when_it_is_opened_then_the_page_is_live_and_the_
     page = opened.page
     assert page.url == f"{hivebus.origin}/"
     status = page.locator("#status")
-    for name, value in (("Status", "healthy"), ("Broker", "healthy"), ("Queue depth", "0"), ("Live tasks", "0")):
+    figures = ("Queue depth", "Live tasks", "Alerts")
+    for name, value in (("Status", "healthy"), ("Broker", "healthy"), *((figure, "0") for figure in figures)):
         expect(status.locator(f'div:has(dt:text-is("{name}")) dd')).to_have_text(value)
     expect(page.locator("#agents-rows tr")).to_have_count(2)
     expect(page.locator("#tasks-rows")).to_contain_text("No task was submitted yet. Paste the line above")
