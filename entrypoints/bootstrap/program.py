@@ -70,7 +70,7 @@ from entrypoints.http.system import System
 from entrypoints.http.vitals import Vitals
 from entrypoints.nats.commands import Commands
 from entrypoints.paths import admin_key_file, host_key_file
-from entrypoints.roles import AGENTS, ALL, API, RECORDER, SCHEDULER
+from entrypoints.roles import AGENTS, API, RECORDER, SCHEDULER
 from entrypoints.rpc.engine import Rpc
 from entrypoints.rpc.log_messages import LogMessages
 from entrypoints.rpc.methods import methods
@@ -232,7 +232,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         lease_s=settings.lease_s,
         role=_role(ground.leases, SCHEDULER) if SCHEDULER in settings.role_set else None,
         trimmed_to=store.care.trimmed_to,
-        on_folded=bus.heard if _beside_others(settings) else None,
+        on_folded=bus.heard if settings.beside_others else None,
     )
     host_door = HostDoor(bus, registry)
     fingerprint_key = bytes.fromhex(kept(root / "fingerprint.key", lambda: secrets.token_hex(32)))
@@ -391,12 +391,6 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
     )
     vitals.waits = lambda: program.recorder.trouble or program.projector.trouble
     return program
-
-
-def _beside_others(settings: Settings) -> bool:
-    """Whether commands are executed here on what others append: alone, a process has appended everything itself."""
-    alone = not settings.nats_url and settings.role_set == frozenset(ALL)
-    return not alone and settings.role_set != {RECORDER}
 
 
 def _role(leases: JetStreamLeases | None, name: str) -> Lease:
