@@ -3,12 +3,15 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# One virtual environment for each peer that is measured beside us.
+PEERS := .cache/peers
+PEERS_READY := $(patsubst tests/bench/peers/requirements/%.txt,$(PEERS)/%/.ready,$(wildcard tests/bench/peers/requirements/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check accept bench lint format docs clean
+.PHONY: help install run test check accept bench bench-peers lint format docs clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +34,14 @@ accept: $(READY) ## one script per Show: make accept [ONLY=name] [FAST=1]
 bench: $(READY) ## ratios side by side in one run: make bench [FAST=1]
 	$(BIN)/python -m tests.bench $(if $(FAST),--fast)
 
+bench-peers: $(READY) $(PEERS_READY) ## ours beside taskiq, FastStream, Celery and procrastinate: make bench-peers [PEER=name] [FAST=1]
+	$(BIN)/python -m tests.bench.peers $(if $(FAST),--fast) $(if $(PEER),--only '$(PEER)')
+
+$(PEERS)/%/.ready: tests/bench/peers/requirements/%.txt $(READY)
+	$(PYTHON) -m venv --clear $(@D)
+	$(BIN)/uv pip install --quiet --python $(@D)/bin/python --compile-bytecode --requirement $<
+	touch $@
+
 lint: $(READY) ## style, types, arrows, documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,7 +57,7 @@ docs: $(READY) ## write docs/reference from the registry and the settings
 	$(BIN)/python -m tests.documents --write
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 run: $(READY) ## start everything
 	$(BIN)/hivebus up

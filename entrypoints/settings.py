@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.kernel.errors import StartRefused
 from entrypoints.paths import data_dir
-from entrypoints.roles import Roles
+from entrypoints.roles import ALL, RECORDER, Roles
 
 PREFIX = "HIVEBUS_"
 # Read elsewhere: by the CLI, by secrets, and by this program's children.
@@ -157,6 +157,12 @@ class Settings(BaseSettings):
     def role_set(self) -> frozenset[str]:
         """The roles of this process."""
         return frozenset(self.roles.split(","))
+
+    @property
+    def beside_others(self) -> bool:
+        """Whether commands are executed here on what others append: alone, a process has appended everything itself."""
+        alone = not self.nats_url and self.role_set == set(ALL)
+        return not alone and self.role_set != {RECORDER}
 
     @model_validator(mode="after")
     def _patience(self) -> Self:

@@ -185,6 +185,12 @@ class CommandBus:
         """The log was trimmed of this subject: what is kept of it no longer fits."""
         self._cache.drop(subject)
 
+    def heard(self, commit: Commit) -> None:
+        """What the log said another process has appended: the next command here need not read it."""
+        aggregate = self._registry.aggregates.get(commit.noun)
+        if aggregate is not None:
+            self._cache.hear(subject_of(commit.noun, commit.aggregate_id), aggregate, commit)
+
     async def _decide(self, job: _Job, loaded: Loaded, *, fresh: bool) -> Accepted:
         """Decide and append; on a conflict, fold what came between and decide again.
 

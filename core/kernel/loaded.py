@@ -103,6 +103,25 @@ class AggregateCache:
         self.keep(subject, loaded)
         return loaded
 
+    def hear(self, subject: str, aggregate: Aggregate, commit: Commit) -> None:
+        """Fold a commit that somebody else read from the log, unless it is older than what is kept here.
+
+        It changes what is kept, never what is right: an append is conditional on the position, and a decision that
+        appends nothing is made again on a fresh state.
+        """
+        if self._clock.now_ms() - commit.body.occurred_at > self._ttl_s * 1000:
+            return
+        loaded = self._items.get(subject) or Loaded()
+        # A gap, or a command under way, is left to the read that it leads to.
+        if loaded.busy or loaded.position >= commit.position or loaded.version + 1 != commit.body.version:
+            return
+        try:
+            loaded.catch_up(aggregate, (commit,))
+        except Unavailable:
+            self.drop(subject)
+        else:
+            self.keep(subject, loaded)
+
     def keep(self, subject: str, loaded: Loaded) -> None:
         """Put it in, or make it the youngest."""
         loaded.expires = self._clock.monotonic() + self._ttl_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Set
 from typing import NamedTuple
@@ -92,6 +93,8 @@ class Overlay:
 
     def __init__(self) -> None:
         self._pending: dict[str, Pending] = {}
+        # What has settled, by position; what was dropped or settled again since is passed over.
+        self._settled: list[tuple[int, str]] = []
         self.claims = Claims()
 
     def __contains__(self, key: str) -> bool:
@@ -114,6 +117,7 @@ class Overlay:
     def settle(self, key: str, position: int) -> None:
         """The outcome stands at this position: drop the entry once the fold is there."""
         self._pending[key] = self._pending[key]._replace(settled_at=position)
+        heapq.heappush(self._settled, (position, key))
 
     def drop(self, key: str) -> Claim | None:
         """The command was refused: nothing of it will be on the log. What it had taken is free again."""
@@ -125,12 +129,11 @@ class Overlay:
 
     def sweep(self, fleet: Fleet) -> None:
         """Drop what the fold has reached, and let its task stand where the fold says."""
-        reached = [
-            key
-            for key, pending in self._pending.items()
-            if pending.settled_at is not None and pending.settled_at <= fleet.position
-        ]
-        for key in reached:
+        while self._settled and self._settled[0][0] <= fleet.position:
+            position, key = heapq.heappop(self._settled)
+            pending = self._pending.get(key)
+            if pending is None or pending.settled_at != position:
+                continue
             claim = self.drop(key)
             if claim is not None:
                 fleet.release(claim.limited)

@@ -90,8 +90,12 @@ class Scheduler:
         lease_s: float = 20.0,
         role: Lease | None = None,
         trimmed_to: Callable[[], Awaitable[int]] = _nothing_trimmed,
+        on_folded: Callable[[Commit], None] | None = None,
     ) -> None:
-        """`trimmed_to`: the last position that may be missing from the log: what was there had ended."""
+        """`trimmed_to`: the last position that may be missing from the log: what was there had ended.
+
+        `on_folded` is told of each commit, for who wants to know what other processes appended.
+        """
         self.fleet = Fleet()
         self.term = 0
         self._log = log
@@ -104,6 +108,7 @@ class Scheduler:
         self._lease_s = lease_s
         self._role = role
         self._trimmed_to = trimmed_to
+        self._on_folded = on_folded
         self._overlay = Overlay()
         self._beats: dict[str, tuple[str, float]] = {}
         self._looked_at = clock.monotonic()
@@ -216,6 +221,8 @@ class Scheduler:
             self.fleet.position = entry.position
             return
         self.fleet.fold(commit)
+        if self._on_folded is not None:
+            self._on_folded(commit)
         if commit.noun == "task" and self.leading:
             self._pass_on_cancel(commit)
 

@@ -232,6 +232,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         lease_s=settings.lease_s,
         role=_role(ground.leases, SCHEDULER) if SCHEDULER in settings.role_set else None,
         trimmed_to=store.care.trimmed_to,
+        on_folded=bus.heard if settings.beside_others else None,
     )
     host_door = HostDoor(bus, registry)
     fingerprint_key = bytes.fromhex(kept(root / "fingerprint.key", lambda: secrets.token_hex(32)))

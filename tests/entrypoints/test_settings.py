@@ -28,6 +28,23 @@ def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
     assert (settings.bind, settings.profile, settings.data_dir) == ("127.0.0.1", "durable", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("roles", "nats_url", "beside_others"),
+    [
+        (",".join(ALL), "", False),
+        (",".join(ALL), "nats://127.0.0.1:4222", True),
+        ("api,agents", "", True),
+        ("recorder", "", False),
+    ],
+)
+def test_who_executes_commands_beside_other_processes_is_told(
+    roles: str, nats_url: str, beside_others: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIVEBUS_ROLES", roles)
+    monkeypatch.setenv("HIVEBUS_NATS_URL", nats_url)
+    assert load().beside_others is beside_others
+
+
 @pytest.mark.parametrize("name", list(Settings.model_fields))
 def test_every_setting_is_a_variable_with_a_description(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.model_fields[name].description
