@@ -3,9 +3,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.places import on_postgres
 from tests.postgres import PostgresCluster
+
+# Timing is never asserted, and a busy machine makes none of these samples bad.
+settings.register_profile("hivebus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hivebus")
 
 
 @pytest.fixture(scope="session")

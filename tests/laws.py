@@ -84,7 +84,7 @@ class World(Simulation):
             case "hear" | "hear last" | "hear twice" | "hear again":
                 self._hear(kind, number)
             case "usurp":
-                self.deposed += [(decision, self._decided[decision.key]) for decision in self.in_flight]
+                self.deposed += [(decision, self._seen_by(decision)) for decision in self.in_flight]
                 del self.deposed[:-KEPT_MAX]
                 self.in_flight = []
                 self.take_over(imaged=number % 2 == 1)
@@ -96,7 +96,7 @@ class World(Simulation):
                 self.overlay.settle(decision.key, self.history.head)
             case "unknown" if self.in_flight:
                 decision = self.in_flight.pop(number % len(self.in_flight))
-                self._carry(decision, self._decided[decision.key])
+                self._carry(decision, self._seen_by(decision))
                 self.overlay.settle(decision.key, self.history.head)
             case "deliver twice" if self.in_flight:
                 self._deliver_twice(number)
@@ -186,6 +186,10 @@ class World(Simulation):
             assert self.history.head == head, f"{report} counts, and another holds the task"
             self.held["a report of an older attempt counts nothing"] += 1
 
+    def _seen_by(self, decision: Decision) -> int:
+        """The position that a decision was made at. A mark of a budget is due by a step of its own, and by no turn."""
+        return self._decided.get(decision.key, self.fleet.position)
+
     def _carry(self, decision: Decision, seen: int) -> int:
         """A command of a scheduler reaches its aggregate; the position from which its outcome is on the log."""
         head = self.history.head
@@ -205,7 +209,7 @@ class World(Simulation):
         """See Simulation."""
         if self.in_flight:
             decision = self.in_flight.pop(which % len(self.in_flight))
-            position = self._carry(decision, self._decided[decision.key])
+            position = self._carry(decision, self._seen_by(decision))
             self.overlay.settle(decision.key, position)
             self.overlay.sweep(self.fleet)
 

@@ -83,7 +83,9 @@ def test_every_metric_has_our_prefix_a_base_unit_and_a_sentence() -> None:
         assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER), metric.name
         assert not re.search(r"_(ms|milliseconds|minutes|kb|mb|percent)(_|$)", metric.name)
         assert metric.doc.endswith((".", "minus it."))
-        assert all(re.fullmatch(r"action|transport|outcome|status|priority|reason|kind", label) for label in metric.labels)
+        assert all(
+            re.fullmatch(r"action|transport|outcome|status|priority|reason|kind", label) for label in metric.labels
+        )
 
 
 # --- what is recorded -------------------------------------------------------------------------------------------------

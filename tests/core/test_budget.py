@@ -209,7 +209,7 @@ SPENDING = (
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @sampled(
     st.lists(st.tuples(st.sampled_from(SPENDING), st.integers(0, 7)), min_size=30, max_size=80),
     st.integers(1, 300),

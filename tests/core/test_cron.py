@@ -115,7 +115,7 @@ def fields(low: int, high: int) -> st.SearchStrategy[str]:
     return st.just("*") | one | st.lists(one, min_size=1, max_size=3).map(",".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.tuples(fields(0, 59), fields(0, 4), st.just("*") | fields(1, 31), st.just("*"), st.just("*") | fields(0, 7)).map(
         " ".join

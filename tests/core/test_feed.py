@@ -104,7 +104,7 @@ async def lived(steps: list[tuple[str, Any, Any]]) -> tuple[World, list[Client]]
     return world, clients
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @when_given(steps)
 def test_each_subscriber_is_told_exactly_what_the_store_holds_for_it_in_order(
     steps: list[tuple[str, Any, Any]],

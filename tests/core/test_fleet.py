@@ -270,7 +270,7 @@ def test_an_image_of_something_else_is_no_fleet() -> None:
 # Laws
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @sampled(STEPS, st.lists(st.integers(1, 9), max_size=20))
 def test_whoever_folds_and_in_whatever_pieces_the_fleet_is_the_same(
     steps: list[tuple[str, int]], pieces: list[int]
@@ -287,7 +287,7 @@ def test_whoever_folds_and_in_whatever_pieces_the_fleet_is_the_same(
     assert portrait(again) == portrait(simulation.fleet)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @sampled(STEPS, st.integers(0, 20))
 def test_an_image_stands_for_the_fold_it_was_made_of_and_folds_on_like_it(
     steps: list[tuple[str, int]], later: int
@@ -308,7 +308,7 @@ def test_an_image_stands_for_the_fold_it_was_made_of_and_folds_on_like_it(
     assert decisions[0] == decisions[1]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @sampled(STEPS)
 def test_every_live_task_stands_in_exactly_one_place(steps: list[tuple[str, int]]) -> None:
     simulation = Simulation.after(steps)
@@ -322,7 +322,7 @@ def test_every_live_task_stands_in_exactly_one_place(steps: list[tuple[str, int]
     assert set(fleet.tasks) == set(simulation.live_tasks())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @sampled(STEPS, st.integers(0, 200))
 def test_a_log_that_was_trimmed_of_what_has_ended_folds_to_the_same_fleet(
     steps: list[tuple[str, int]], limit: int

@@ -20,7 +20,7 @@ FAILED: list[list[Step]] = [
 ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @sampled(LAWS)
 def test_every_law_holds_whatever_happens(steps: list[Step]) -> None:
     World.after(steps).finish()

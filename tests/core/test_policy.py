@@ -336,7 +336,7 @@ def test_why_nobody_takes_a_task_is_said_in_words(need: Requirement, agents: lis
 # Laws: whatever comes, in whatever order, however late. Simulation itself checks slots and places at each step
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @sampled(STEPS)
 def test_every_accepted_task_ends_when_hosts_behave_and_no_slot_leaks(steps: list[tuple[str, int]]) -> None:
     simulation = Simulation.after(steps)
@@ -353,7 +353,7 @@ def test_every_accepted_task_ends_when_hosts_behave_and_no_slot_leaks(steps: lis
     assert all(not place.running for place in (*simulation.fleet.agents.values(), *simulation.fleet.hosts.values()))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @sampled(STEPS, st.booleans(), STEPS)
 def test_whoever_takes_over_in_the_middle_brings_everything_to_its_end(
     steps: list[tuple[str, int]], imaged: bool, more: list[tuple[str, int]]

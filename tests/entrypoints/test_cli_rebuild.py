@@ -60,7 +60,8 @@ def test_a_view_that_does_not_exist_is_named_with_those_that_do(root: Path) -> N
     assert result.exit_code == 1
     assert "There is no view 'taks'." in result.stderr
     assert (
-        "agents, attempts, limits, pauses, queue, schedules, task_inputs, task_specs, tasks, timeline" in result.stderr
+        "agents, alerts, attempts, budgets, limits, pauses, queue, schedules, task_inputs, task_specs, tasks, timeline"
+        in result.stderr
     )
 
 

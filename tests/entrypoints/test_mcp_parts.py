@@ -50,7 +50,7 @@ async def call(calls: Calls, **arguments: Any) -> dict[str, Any]:
 
 
 @given(answer=ANSWERS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_answer_is_longer_than_its_bound(answer: dict[str, Any]) -> None:
     shown, encoded = fitted(answer, BYTES_MAX, "Ask for less.")
     whole = msgspec.json.encode(answer)

@@ -248,7 +248,7 @@ def test_batches_cut_at_any_place_give_the_rows_and_the_checksum_of_the_fold(
         assert written(view, history, cuts) == (rows, checksum(boxes, rows))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @sampled(STEPS, CUTS)
 def test_the_views_of_the_program_are_the_same_however_a_fleets_history_is_cut(
     steps: list[tuple[str, int]], cuts: list[int]
