@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
-
-import msgspec
 
 from core.host import LoseHost
 from core.kernel.codec import Codec, Undecodable
@@ -21,14 +18,13 @@ from core.kernel.command_bus import Accepted, Caller, CommandBus
 from core.kernel.commit import Commit, Entry
 from core.kernel.errors import HivebusError, NotFound, OutcomeUnknown, Refused, Unavailable
 from core.kernel.ids import uuid7
-from core.kernel.merkle import leaf_hash
 from core.kernel.ports import Clock, EventLog, Lease
 from core.scheduling.election import SCHEDULER_ID, ElectScheduler
 from core.scheduling.entries import TaskEntry
 from core.scheduling.fleet import Fleet
-from core.scheduling.images import fleet_of, image_of
 from core.scheduling.overlay import Overlay
 from core.scheduling.policy import Decision, decide, next_due_ms
+from core.services import fleet_image
 from core.services.decisions import ACTOR, carry_out
 from core.services.leadership import Kept, hold
 from core.services.link import Beat, BeatAnswer, Cancel, Gateway, Run, Snapshots, run_of
@@ -43,27 +39,10 @@ ANNOUNCED_S = 2.0
 SUSPECT_S = 0.8
 
 
-class _Image(msgspec.Struct):
-    version: str
-    leaf: bytes
-    fleet: bytes
-
-
 class Deposed(Unavailable):
     """Another scheduler was elected."""
 
     default_code = "deposed"
-
-
-def _read(image: bytes) -> Fleet:
-    """The fleet of an image: all of it stays, and the collector would look at it again and again for half the time."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        return fleet_of(image)
-    finally:
-        if collects:
-            gc.enable()
 
 
 async def _nothing_trimmed() -> int:
@@ -149,9 +128,8 @@ class Scheduler:
         """Keep an image of the fold, so that the next start need not read the whole log."""
         if self.last is None or self.last.position == self._saved_at or self._role is None:
             return
-        last, fleet = self.last, image_of(self.fleet)
-        leaf = leaf_hash(last.position, last.subject, last.body)
-        await self._snapshots.save(msgspec.msgpack.encode(_Image(self._version, leaf, fleet)))
+        last = self.last
+        await self._snapshots.save(fleet_image.written(self._version, last, self.fleet))
         self._saved_at = last.position
 
     async def beat(self, beat: Beat) -> BeatAnswer:
@@ -183,22 +161,10 @@ class Scheduler:
 
     async def _restore(self) -> None:
         raw = await self._snapshots.load()
-        if raw is None:
-            return
-        try:
-            image = msgspec.msgpack.decode(raw, type=_Image)
-            fleet = _read(image.fleet)
-        except msgspec.MsgspecError:
-            logger.info("The scheduler's image does not fit this program; the log is folded from its start.")
-            return
-        entry = await self._log.entry(fleet.position)
-        if image.version != self._version or entry is None:
-            return
-        if fleet.position < await self._trimmed_to():
-            # It may know of a task as running whose end the log was trimmed of.
-            logger.info("The log was trimmed beyond the scheduler's image; the log is folded from its start.")
-            return
-        if leaf_hash(entry.position, entry.subject, entry.body) == image.leaf:
+        fleet = None
+        if raw is not None:
+            fleet = await fleet_image.restored(raw, self._version, self._log, self._trimmed_to)
+        if fleet is not None:
             self.fleet = fleet
             self._saved_at = fleet.position
 
