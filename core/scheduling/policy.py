@@ -24,6 +24,8 @@ from core.task import AssignTask, EndOverdueTask, ExpireTask, QueueTask, Routing
 TIMEOUT_SLACK_MS = 15_000
 # Agent types that a choice compares.
 CANDIDATES_MAX = 8
+# Live tasks, unless a setting says otherwise.
+TASKS_MAX = 200_000
 
 
 class Decision(Struct, frozen=True):
@@ -39,8 +41,10 @@ class Decision(Struct, frozen=True):
     on_behalf_of: str | None = None
 
 
-def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[Decision]:
+def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int, tasks_max: int = TASKS_MAX) -> list[Decision]:
     """At most `limit` decisions that hold now. Whoever issues one enters its key into the overlay first.
+
+    With `tasks_max` live tasks the runs of schedules are skipped, as the submissions of callers are refused.
 
     Deciding takes entries out of the fleet's waiting lines; `Fleet.put_back` returns one whose command came to nothing.
     """
@@ -53,7 +57,7 @@ def decide(fleet: Fleet, overlay: Overlay, now_ms: int, *, limit: int) -> list[D
         _timeouts(fleet, under_way, now_ms),
         _expiries(fleet, under_way, now_ms),
         _due(fleet, under_way, now_ms),
-        _runs(fleet, under_way, now_ms),
+        _runs(fleet, under_way, now_ms, tasks_max - len(fleet.tasks)),
         _relations(fleet, under_way),
         _carries(fleet, under_way),
         _assignments(fleet, overlay, under_way, now_ms),
@@ -191,11 +195,12 @@ def _due(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
         yield Decision(task_id, QueueTask(task_id=task_id), entry.correlation_id, entry.last_position)
 
 
-def _runs(fleet: Fleet, under_way: set[str], now_ms: int) -> Iterator[Decision]:
+def _runs(fleet: Fleet, under_way: set[str], now_ms: int, room: int) -> Iterator[Decision]:
     """Submit the runs of schedules that are due, mark those that were submitted, skip what is not to be run."""
     for entry in fleet.schedules.take_due(now_ms):
-        step = None if entry.id in under_way else next_step(entry, now_ms)
+        step = None if entry.id in under_way else next_step(entry, now_ms, full=room <= 0)
         if isinstance(step, RunScheduled):
+            room -= 1
             id_ = run_id(entry.id, step.due_ms)
             yield Decision(entry.id, step, None, entry.position, command_id=id_, on_behalf_of=entry.owner)
         elif step is not None:

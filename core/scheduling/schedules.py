@@ -122,8 +122,8 @@ class Schedules:
                 yield self.entries[item[1]]
 
 
-def next_step(entry: ScheduleEntry, now_ms: int) -> FireSchedule | SkipRuns | RunScheduled | None:
-    """What is to be done about a schedule now."""
+def next_step(entry: ScheduleEntry, now_ms: int, *, full: bool) -> FireSchedule | SkipRuns | RunScheduled | None:
+    """What is to be done about a schedule now; `full` says that no more tasks may live."""
     if entry.unmarked:
         due_ms, task_id = entry.submitted
         return FireSchedule(schedule_id=entry.id, due_ms=due_ms, task_id=task_id)
@@ -142,7 +142,7 @@ def next_step(entry: ScheduleEntry, now_ms: int) -> FireSchedule | SkipRuns | Ru
         return _skipped(entry, before_ms, "missed")
     if entry.running and entry.state.spec.overlap == "skip":
         return _skipped(entry, due_ms, "overlap")
-    if len(entry.running) >= RUNNING_MAX:
+    if full or len(entry.running) >= RUNNING_MAX:
         return _skipped(entry, due_ms, "too_many")
     return RunScheduled(schedule_id=entry.id, due_ms=due_ms, task=entry.state.spec.task)
 

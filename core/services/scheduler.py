@@ -23,7 +23,7 @@ from core.scheduling.election import SCHEDULER_ID, ElectScheduler
 from core.scheduling.entries import TaskEntry
 from core.scheduling.fleet import Fleet
 from core.scheduling.overlay import Overlay
-from core.scheduling.policy import Decision, decide, next_due_ms
+from core.scheduling.policy import TASKS_MAX, Decision, decide, next_due_ms
 from core.services import fleet_image
 from core.services.decisions import ACTOR, carry_out
 from core.services.leadership import Kept, hold
@@ -70,6 +70,7 @@ class Scheduler:
         role: Lease | None = None,
         trimmed_to: Callable[[], Awaitable[int]] = _nothing_trimmed,
         on_folded: Callable[[Commit], None] | None = None,
+        tasks_max: int = TASKS_MAX,
     ) -> None:
         """`trimmed_to`: the last position that may be missing from the log: what was there had ended.
 
@@ -88,6 +89,7 @@ class Scheduler:
         self._role = role
         self._trimmed_to = trimmed_to
         self._on_folded = on_folded
+        self._tasks_max = tasks_max
         self._overlay = Overlay()
         self._beats: dict[str, tuple[str, float]] = {}
         self._looked_at = clock.monotonic()
@@ -220,7 +222,8 @@ class Scheduler:
             if self.leading:
                 self._watch_leases()
                 room = max(0, IN_FLIGHT_MAX - len(self._in_flight))
-                for decision in decide(self.fleet, self._overlay, self._clock.now_ms(), limit=room):
+                now_ms = self._clock.now_ms()
+                for decision in decide(self.fleet, self._overlay, now_ms, limit=room, tasks_max=self._tasks_max):
                     self._issue(decision)
             await self._turn()
 

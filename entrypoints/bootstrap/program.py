@@ -233,6 +233,7 @@ def _join(settings: Settings, version: str, ground: Ground) -> Program:
         role=_role(ground.leases, SCHEDULER) if SCHEDULER in settings.role_set else None,
         trimmed_to=store.care.trimmed_to,
         on_folded=bus.heard if settings.beside_others else None,
+        tasks_max=settings.live_tasks_max,
     )
     host_door = HostDoor(bus, registry)
     fingerprint_key = bytes.fromhex(kept(root / "fingerprint.key", lambda: secrets.token_hex(32)))

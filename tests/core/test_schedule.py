@@ -236,6 +236,20 @@ def test_a_cron_of_a_time_zone_fires_on_its_wall_clock() -> None:
     assert entry.next_ms == int(datetime.fromisoformat("2027-01-16T06:30:00+01:00").timestamp()) * 1000
 
 
+def test_while_as_many_tasks_live_as_may_a_run_is_skipped_and_says_so() -> None:
+    times = Times()
+    now_ms = NOW_MS + MINUTE_MS
+
+    def commands(tasks_max: int) -> list[Any]:
+        fleet = Fleet()
+        for commit in times.history.commits:
+            fleet.fold(commit)
+        return [d.command for d in decide(fleet, Overlay(), now_ms, limit=9, tasks_max=tasks_max)]
+
+    assert commands(0) == [SkipRuns(schedule_id=ID, due_ms=now_ms, reason="too_many")]
+    assert commands(1) == [run(MINUTE_MS)]
+
+
 async def test_a_run_that_was_submitted_and_never_marked_is_marked_by_the_attempt_to_submit_it_again() -> None:
     # A trim may have taken its task from the log before any fold saw it; what was told once is known by its id.
     bus = CommandBus(MemoryLog(), REGISTRY, CODEC, ManualClock(), MemoryStore())
