@@ -23,6 +23,7 @@ Kind = Literal[
     "dead_letters",
     "agent_lost",
     "host_lost",
+    "budget_spent",
     "recorder_lag",
     "view_lag",
     "disk_low",

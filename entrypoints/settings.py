@@ -116,7 +116,9 @@ class Settings(BaseSettings):
     )
     cache_aggregates: int = Field(1000, ge=1, le=1_000_000, description="Aggregates that the command bus keeps.")
     cache_ttl_s: float = Field(300.0, ge=1, le=86_400, description="How long it keeps one that is not used.")
-    live_tasks_max: int = Field(200_000, ge=1, description="Tasks that have not ended; beyond it a submit is 429 and a schedule skips its run.")
+    live_tasks_max: int = Field(
+        200_000, ge=1, description="Tasks that have not ended; beyond it a submit is 429 and a schedule skips its run."
+    )
     sockets_max: int = Field(
         5_000, ge=1, le=100_000, description="WebSocket clients of this process; beyond it a handshake is 503."
     )

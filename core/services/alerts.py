@@ -14,9 +14,11 @@ from typing import NoReturn, Protocol
 from msgspec import Struct
 
 from core.alert import ClearAlert, RaiseAlert
+from core.budget import ALL
 from core.kernel.command_bus import Caller, CommandBus
 from core.kernel.errors import HivebusError, NotFound
 from core.kernel.ports import Clock
+from core.kernel.times import rfc3339
 from core.process_managers.alerts import LIVE_MAX, LOCAL, Fact, Facts, Key, Rule, Turn, judge
 from core.scheduling.fleet import Fleet
 from core.services.decisions import ACTOR
@@ -149,6 +151,7 @@ class AlertWatch:
             unknown |= LOCAL
         if self._leader.leading:
             self._of_fleet(found)
+            self._of_budgets(found)
             self._of_lags(found)
             if not await self._of_queue(found):
                 unknown |= FROM_VIEWS
@@ -174,6 +177,16 @@ class AlertWatch:
         for host in fleet.hosts.values():
             if not host.session and host.lost_reason and host.lost_ms > since_ms:
                 found[Key("host_lost", host.id)] = Fact(sentence=f"Host {host.id} is lost: {host.lost_reason}.")
+
+    def _of_budgets(self, found: dict[Key, Fact]) -> None:
+        now_ms = self._clock.now_ms()
+        for (key, period), purse in self._leader.fleet.budgets.purses.items():
+            if not purse.used_up(now_ms):
+                continue
+            whose = "everything" if key == ALL else f"project {key!r}"
+            until = "until it is changed" if purse.renews_ms is None else f"until {rfc3339(purse.renews_ms)}"
+            sentence = f"The {period} budget of {whose} is spent: its tasks wait {until}."
+            found[Key("budget_spent", f"{period} {key}")] = Fact(sentence=sentence)
 
     def _of_lags(self, found: dict[Key, Fact]) -> None:
         now_s, head = self._clock.monotonic(), self._leader.fleet.position

@@ -23,6 +23,7 @@ from core.alert import (
     RaiseAlert,
     alert_id,
 )
+from core.budget import SetBudget
 from core.host import LoseHost, RegisterHost
 from core.kernel.command_bus import Accepted, Caller, CommandBus
 from core.kernel.commit import Commit
@@ -44,6 +45,7 @@ from core.scheduling.images import fleet_of, image_of
 from core.services.alerts import LOCAL, SAMPLES_MAX, AlertWatch, Lag, QueueState
 from core.services.disk import DiskGuard, Marks
 from core.services.positions import PositionGate
+from core.task import Used
 from tests.core.test_disk import GB, Steps
 from tests.core.test_dispatch import World
 from tests.given import CODEC, NOW_MS, History, ManualClock, given
@@ -181,7 +183,7 @@ def test_a_look_says_no_more_than_it_may() -> None:
 def test_every_kind_has_a_rule_unless_it_is_turned_off() -> None:
     assert rules_of(Thresholds()).keys() == KINDS.keys()
     off = Thresholds(queue_age_s=0, dead_letters=0, agent_lost_s=0, lag_s=0)
-    assert rules_of(off).keys() == {"host_lost", *LOCAL}
+    assert rules_of(off).keys() == {"host_lost", "budget_spent", *LOCAL}
     assert rules_of(Thresholds(window_s=0)).keys() == KINDS.keys() - {"dead_letters", "host_lost"}
 
 
@@ -357,6 +359,21 @@ async def test_a_lost_host_is_told_until_it_is_back_or_long_gone_and_an_agent_wi
     await watched.does(msgspec.structs.replace(register, session="s2"))
     await watched.does(StartAgent(agent_id=agent_id, host_id="h", session="s2", term=0))
     assert await watched.look() == [("AlertCleared", "agent_lost")]
+
+
+async def test_a_spent_budget_is_told_until_its_day_is_over_or_it_is_raised() -> None:
+    watched = Watched()
+    spent = SetBudget(key="p", period="day", tokens=5)
+    await watched.does(spent)
+    await watched.does(SetBudget(key="*", period="total", wall_s=1))
+    watched.subjects += ("day p", "total *")
+    assert await watched.look() == []
+    budgets = watched.leader.fleet.budgets
+    budgets.spend(Used(project="p", tokens=5, wall_ms=1000), watched.clock.now_ms())
+    assert await watched.look() == [("AlertRaised", "budget_spent")] * 2
+    await watched.does(msgspec.structs.replace(spent, tokens=6))
+    assert await watched.look() == [("AlertCleared", "budget_spent")]
+    assert [alert.subject for alert in watched.leader.fleet.alerts.live.values()] == ["total *"]
 
 
 async def test_a_store_that_stands_still_while_the_log_grows_is_told_after_a_while() -> None:
