@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, assert_never
+from typing import Annotated, Literal, assert_never
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -119,7 +119,8 @@ class ResumeQueue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     faults={"pause_name": Unprocessable},
 )
 def resume(command: ResumeQueue, state: Queue | None, context: Context) -> list[Event]:
-    """Twice is once."""
+    """Twice is once. The very first word about the queue is kept even so: from then on there is a state to tell."""
     name = _name(command.what, command.name)
-    known: Any = state.pauses if state is not None else ()
-    return [QueueResumed(what=command.what, name=name)] if (command.what, name) in known else []
+    if state is not None and (command.what, name) not in state.pauses:
+        return []
+    return [QueueResumed(what=command.what, name=name)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
 from msgspec import Meta, Struct
 from sqlalchemy import BigInteger, Column, ColumnElement, Float, Index, Integer, MetaData, String, Table, func, select
@@ -15,6 +15,7 @@ from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.projection import Row, RowView
 from core.services.alerts import QueueState
+from projections.filters import check_word
 from projections.queue import queue
 from projections.replays import replayed
 from projections.task_queries import Pagination
@@ -99,11 +100,14 @@ def _raised(row: Row | None, commit: Commit, event: AlertRaised) -> Row:
     }
 
 
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
 class ListAlerts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """List the alerts, the newest first: those that are live, unless `status` says which."""
 
     status: Literal["live", "raised", "acknowledged", "cleared", "all"] = "live"
-    kind: Kind | None = None
+    kind: Annotated[str, Meta(extra_json_schema={"enum": [*KINDS]})] | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
     offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
@@ -162,6 +166,7 @@ def _filters(query: ListAlerts, reader: Reader) -> Iterable[ColumnElement[bool]]
         yield alerts.c.status != "cleared"
     elif query.status != "all":
         yield alerts.c.status == query.status
+    check_word("kind", query.kind, KINDS, "an alert")
     if query.kind is not None:
         yield alerts.c.kind == query.kind
 

@@ -12,11 +12,12 @@ from sqlalchemy import JSON, BigInteger, Column, Index, Integer, MetaData, Strin
 from core import schedule as s
 from core.kernel.answers import Position, Time
 from core.kernel.commit import Commit, Event
-from core.kernel.errors import NotFound, Unprocessable
+from core.kernel.errors import NotFound
 from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.limit import Key
 from core.projection import Row, RowView
+from projections.filters import check_word
 from projections.task_queries import Pagination
 from projections.view import Reader, true_at, versioned
 
@@ -154,10 +155,7 @@ class ScheduleDetails(ScheduleSummary):
 async def list_schedules(query: ListSchedules, reader: Reader) -> SchedulePage:
     """One page of them."""
     where = [true_at(schedules, reader.at)]
-    if query.status is not None and query.status not in STATUSES:
-        raise Unprocessable(
-            f"{query.status!r} is no status of a schedule.", pointer="/status", remedy=f"One of {', '.join(STATUSES)}."
-        )
+    check_word("status", query.status, STATUSES, "a schedule")
     if query.status is not None:
         where.append(schedules.c.status == query.status)
     statement = select(schedules).where(*where).order_by(schedules.c.name).limit(query.limit).offset(query.offset)

@@ -175,7 +175,7 @@ class CommandBus:
             if fresh:
                 await self._read(loaded, job.spec.noun, job.aggregate_id)
             if not loaded.position and not job.spec.upserts:
-                raise unknown(job.spec.noun, job.aggregate_id)
+                raise unknown(job.spec.noun, job.spec.named_by(job.command))
             repeat = await self._repeat(job, loaded)
             if repeat is None and loaded.trimmed:
                 raise gone(job.spec.noun, job.aggregate_id)

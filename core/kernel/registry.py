@@ -76,8 +76,13 @@ class CommandSpec(Struct, frozen=True):
 
     def id_of(self, command: Struct) -> str:
         """The id of the aggregate that a command names."""
-        named: str = getattr(command, self.target or "")
+        named = self.named_by(command)
         return named if self.identify is None else self.identify(named)
+
+    def named_by(self, command: Struct) -> str:
+        """What the command calls its aggregate: its id, or a name that gives the id."""
+        named: str = getattr(command, self.target or "")
+        return named
 
     @property
     def batched(self) -> bool:

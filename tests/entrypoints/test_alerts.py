@@ -75,3 +75,9 @@ def test_an_alert_outlives_the_program_and_is_not_raised_again(program: RunningP
 def test_an_alert_that_there_is_none_of_is_a_clear_error(program: RunningProgram) -> None:
     problem(program.request("POST", "/api/alerts/nobody/acknowledge", json={"reason": "x"}), 404, "unknown_alert")
     problem(program.request("GET", "/api/alerts", params={"kind": "weather"}), 422, "invalid_field")
+
+
+def test_a_kind_that_there_is_none_of_is_refused_and_the_text_null_too(program: RunningProgram) -> None:
+    for kind in ("smoke", "null"):
+        answer = program.request("GET", "/api/alerts", params={"kind": kind})
+        assert problem(answer, 422, "invalid_field")["pointer"] == "/kind"

@@ -142,6 +142,7 @@ async def test_every_read_only_tool_answers(program: RunningProgram, mode: str) 
             client, "task_submit", type="greet", executor="command", parameters={"argv": ["true"]}, wait="recorded"
         )
         limited = await answered(client, "limit_set", key="api", concurrency=2, wait="recorded")
+        await answered(client, "budget_set", key="api", tokens=9, wait="recorded")
         task = {"type": "greet", "executor": "command", "parameters": {"argv": ["true"]}}
         nightly = await answered(client, "schedule_set", name="n", cron="0 3 * * *", task=task, wait="recorded")
         agent = (await answered(client, "agent_list"))["agents"][0]

@@ -54,7 +54,8 @@ def test_what_could_never_run_is_a_clear_error(program: RunningProgram) -> None:
     secret = TASK | {"parameters": {"argv": ["true"], "env": {"API_KEY": "hunter2hunter2"}}}
     literal = problem(put(program, "x", every_s=5, task=secret), 422, "literal_secret")
     assert literal["pointer"] == "/task/parameters/env/API_KEY"
-    problem(program.request("POST", "/api/schedules/nobody/pause", json={}), 404, "unknown_schedule")
+    unknown = problem(program.request("POST", "/api/schedules/nobody/pause", json={}), 404, "unknown_schedule")
+    assert unknown["detail"] == "There is no schedule nobody."
 
 
 def test_a_restart_runs_nothing_twice_and_goes_on(data_dir: Path) -> None:
