@@ -373,7 +373,10 @@ class World(Simulation):
             due_ms = next_due_ms(self.fleet)
             if quiet > 2 and (due_ms is None or not self.live_tasks()):
                 break
-            self.history.now_ms = max(self.history.now_ms + 60_000, due_ms or 0)
+            # A clock that jumped ahead and back has put retries off by as much: nothing else waits for that long.
+            put_off = [entry.not_before_ms or 0 for entry in self.fleet.tasks.values() if entry.status == "scheduled"]
+            last_ms = max(put_off, default=0) if quiet > 2 else 0
+            self.history.now_ms = max(self.history.now_ms + 60_000, due_ms or 0, last_ms)
         self.rest()
         reasons = {id_: self._why(id_) for id_ in self.live_tasks()}
         self.held["tasks that still wait, each with its reason"] += len(reasons)
