@@ -54,7 +54,8 @@ def _pure(seed: int) -> list[float]:
 
 
 def _live(options: Options, folder: Path) -> Figures:
-    learn, measure = options.count(LEARN, 100), options.count(MEASURE, 50)
+    # What was learned before the swap has to be unlearned: fewer than the Show allows would show something else.
+    learn, measure = LEARN, options.count(MEASURE, 50)
     rng = random.Random(options.seed)
     with Program(folder / "data", HIVEBUS_PROFILE="fast") as program:
         client = program.client()
