@@ -15,10 +15,9 @@ from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.projection import Row, RowView
 from core.services.alerts import QueueState
-from projections.filters import check_word
+from projections.pages import Pagination, check_word, page_of
 from projections.queue import queue
 from projections.replays import replayed
-from projections.task_queries import Pagination
 from projections.view import Reader, true_at, versioned
 
 # More dead letters than that are so many.
@@ -144,18 +143,10 @@ class AlertPage(TypedDict):
 
 async def list_alerts(query: ListAlerts, reader: Reader) -> AlertPage:
     """One page of them."""
-    where = list(_filters(query, reader))
-    page = select(alerts).where(*where).order_by(alerts.c.raised.desc()).limit(query.limit).offset(query.offset)
-    rows = await reader.rows(page)
-    total = (await reader.rows(select(func.count().label("n")).select_from(alerts).where(*where)))[0]["n"]
+    rows, pagination = await page_of(alerts, list(_filters(query, reader)), [alerts.c.raised.desc()], query, reader)
     return {
         "alerts": [_document(row) for row in rows],
-        "pagination": {
-            "total": total,
-            "limit": query.limit,
-            "offset": query.offset,
-            "has_more": query.offset + len(rows) < total,
-        },
+        "pagination": pagination,
         "position": reader.position,
     }
 

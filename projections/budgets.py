@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypedDict
 
 import msgspec
 from msgspec import Meta, Struct
-from sqlalchemy import JSON, BigInteger, Column, Index, MetaData, String, Table, func, select
+from sqlalchemy import JSON, BigInteger, Column, Index, MetaData, String, Table, select
 
 from core.budget import ALL, PERIODS, BudgetChanged, Period, Project, Purse, changed
 from core.kernel.answers import Position, Time
@@ -19,7 +19,7 @@ from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.projection import Row, RowView
 from core.task import NANO, Used
-from projections.task_queries import Pagination
+from projections.pages import Pagination, page_of
 from projections.view import Reader, true_at, versioned
 
 metadata = MetaData()
@@ -127,24 +127,11 @@ class BudgetDetails(TypedDict):
 
 async def list_budgets(query: ListBudgets, reader: Reader) -> BudgetPage:
     """One page of them."""
-    statement = (
-        select(budgets)
-        .where(true_at(budgets, reader.at))
-        .order_by(budgets.c.key, budgets.c.period)
-        .limit(query.limit)
-        .offset(query.offset)
-    )
-    rows = await reader.rows(statement)
-    count = select(func.count().label("n")).select_from(budgets).where(true_at(budgets, reader.at))
-    total = (await reader.rows(count))[0]["n"]
+    order = [budgets.c.key, budgets.c.period]
+    rows, pagination = await page_of(budgets, [true_at(budgets, reader.at)], order, query, reader)
     return {
         "budgets": [_document(row, reader.now_ms) for row in rows],
-        "pagination": {
-            "total": total,
-            "limit": query.limit,
-            "offset": query.offset,
-            "has_more": query.offset + len(rows) < total,
-        },
+        "pagination": pagination,
         "position": reader.position,
     }
 

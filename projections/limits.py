@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta, Struct
-from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, String, Table, func, select
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, String, Table, select
 
 from core.kernel.answers import Position, Time
 from core.kernel.commit import Commit, Event
@@ -15,7 +15,7 @@ from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.limit import Key, LimitChanged, limit_id
 from core.projection import Row, RowView
-from projections.task_queries import Pagination
+from projections.pages import Pagination, page_of
 from projections.view import Reader, true_at, versioned
 
 metadata = MetaData()
@@ -98,20 +98,10 @@ class LimitDetails(LimitSummary):
 
 async def list_limits(query: ListLimits, reader: Reader) -> LimitPage:
     """One page of them."""
-    statement = (
-        select(limits).where(true_at(limits, reader.at)).order_by(limits.c.key).limit(query.limit).offset(query.offset)
-    )
-    rows = await reader.rows(statement)
-    count = select(func.count().label("n")).select_from(limits).where(true_at(limits, reader.at))
-    total = (await reader.rows(count))[0]["n"]
+    rows, pagination = await page_of(limits, [true_at(limits, reader.at)], [limits.c.key], query, reader)
     return {
         "limits": [_document(row) for row in rows],
-        "pagination": {
-            "total": total,
-            "limit": query.limit,
-            "offset": query.offset,
-            "has_more": query.offset + len(rows) < total,
-        },
+        "pagination": pagination,
         "position": reader.position,
     }
 

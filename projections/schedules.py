@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 from msgspec import Meta, Struct
-from sqlalchemy import JSON, BigInteger, Column, Index, Integer, MetaData, String, Table, func, select
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, MetaData, String, Table, select
 
 from core import schedule as s
 from core.kernel.answers import Position, Time
@@ -17,8 +17,7 @@ from core.kernel.registry import QuerySpec, Route, doc_of
 from core.kernel.times import rfc3339
 from core.limit import Key
 from core.projection import Row, RowView
-from projections.filters import check_word
-from projections.task_queries import Pagination
+from projections.pages import Pagination, check_word, page_of
 from projections.view import Reader, true_at, versioned
 
 RUNS_MAX = 10
@@ -158,18 +157,10 @@ async def list_schedules(query: ListSchedules, reader: Reader) -> SchedulePage:
     check_word("status", query.status, STATUSES, "a schedule")
     if query.status is not None:
         where.append(schedules.c.status == query.status)
-    statement = select(schedules).where(*where).order_by(schedules.c.name).limit(query.limit).offset(query.offset)
-    rows = await reader.rows(statement)
-    counted = await reader.rows(select(func.count().label("n")).select_from(schedules).where(*where))
-    total = counted[0]["n"]
+    rows, pagination = await page_of(schedules, where, [schedules.c.name], query, reader)
     return {
         "schedules": [_summary(row, reader.now_ms) for row in rows],
-        "pagination": {
-            "total": total,
-            "limit": query.limit,
-            "offset": query.offset,
-            "has_more": query.offset + len(rows) < total,
-        },
+        "pagination": pagination,
         "position": reader.position,
     }
 

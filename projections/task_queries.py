@@ -15,6 +15,7 @@ from core.kernel.times import RFC3339_PATTERN, parse_rfc3339, rfc3339
 from core.scheduling.eligibility import Requirement, why_nobody
 from core.task import Retry, Routing
 from projections.agents import candidates
+from projections.pages import Pagination
 from projections.pauses import Pause, pause_of, pauses_of
 from projections.replays import replays_of
 from projections.task_relations import Relations, relations_of
@@ -67,15 +68,6 @@ class TaskSummary(TypedDict):
     not_before: Time | None
     estimated_completion: Time | None
     unknown: Unknown
-
-
-class Pagination(TypedDict):
-    """Where a page lies among all."""
-
-    total: int
-    limit: int
-    offset: int
-    has_more: bool
 
 
 class TaskPage(TypedDict):
