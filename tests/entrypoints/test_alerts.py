@@ -64,10 +64,12 @@ def test_an_alert_outlives_the_program_and_is_not_raised_again(program: RunningP
     for _ in range(2):
         program.ended(program.submit("false", retry={"max_attempts": 1})["task_id"])
     assert told(program, "dead_letters", "raised")["value"] == 2
+    # On a busy machine those two may have waited for half a second as well.
+    before = told(program, "queue_age", "cleared")["times_raised"]
     program.restart()
     # A second alert, raised by the leader after it, shows that it has looked.
     waits = program.submit("true", requires=["nobody"])["task_id"]
-    assert told(program, "queue_age", "raised")["times_raised"] == 2
+    assert told(program, "queue_age", "raised")["times_raised"] == before + 1
     assert told(program, "dead_letters", "raised")["times_raised"] == 1
     program.request("DELETE", f"/api/tasks/{waits}")
 
